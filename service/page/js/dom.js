@@ -40,12 +40,12 @@ export function choice(label, { id, testid, onchange }) {
   };
 }
 
-/** A table of columns and rows (≤ `most` rows, the newest or first as given); numbers stand right. Cells may be nodes. */
+/** A table of columns and rows (≤ `most` rows, the newest or first as given); numbers stand right. show(value, column's index) → text or a node. */
 export function table({ columns, rows, label, testid, show = (value) => String(value) }) {
   const numeric = columns.map((_, at) => rows.some((row) => typeof row[at] === "number"));
   const head = el("tr", {}, ...columns.map((name, at) => el("th", { scope: "col", class: numeric[at] ? "number" : null }, name)));
   const body = rows.map((row) =>
-    el("tr", {}, ...row.map((value, at) => el("td", { class: numeric[at] ? "number" : "name" }, value instanceof Node ? value : show(value)))));
+    el("tr", {}, ...row.map((value, at) => el("td", { class: numeric[at] ? "number" : "name" }, show(value, at)))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
     el("table", { "data-testid": testid }, el("caption", { class: "sr" }, label), el("thead", {}, head), el("tbody", {}, ...body)));
 }

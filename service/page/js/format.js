@@ -20,11 +20,12 @@ export function count(value) {
   return (value < 0 ? "−" : "") + grouped + (rest ? `.${rest}` : "");
 }
 
-/** A share in 0…1 as a percentage with one digit below 10 %; "–" for none. */
+/** A share in 0…1 as a percentage with one decimal below 10 % where it says more; "–" for none. */
 export function percent(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return NONE;
   const hundred = value * 100;
-  return `${hundred.toFixed(Math.abs(hundred) < 10 && hundred !== 0 ? 1 : 0)} %`;
+  const places = Math.abs(hundred) < 10 && Math.abs(hundred - Math.round(hundred)) > 0.05 ? 1 : 0;
+  return `${hundred.toFixed(places)} %`;
 }
 
 /** A ratio as "2.4 times", with enough digits near one to tell it from one. */

@@ -16,12 +16,12 @@ const MOST_ROWS = 200; // of the table behind a chart; the CSV has all
  * legend: [{label, colour (token), kind: "line"|"dashed"|"dotted"|"area"|"mark", sign (of a mark)}].
  * table: () => ({columns: [text…], rows: [[value…]…]}), exactly what is drawn; values are numbers, text or null.
  * newest: false where the table keeps its first rows instead of its last. canvases: () => [canvas | {title, canvas}], none: no PNG.
- * file: () => [parts of a file's name].
+ * file: () => [parts of a file's name]. link(column, value) → an address for a cell of the table, or null.
  *
  * Returns {element, body (draw here), tools (controls at the right of the title), say(text) (the sentence about now),
  * empty(text, node?) (what is shown instead of the drawing; "" shows the drawing), setLegend(legend), refresh() (after each drawing)}.
  */
-export function panel({ name, title, help, doc, wide = false, legend = [], table, newest = true, canvases, file = () => [] }) {
+export function panel({ name, title, help, doc, wide = false, legend = [], table, newest = true, canvases, file = () => [], link = () => null }) {
   const heading = el("h2", { id: `title-${name}` }, title);
   const sentence = el("p", { class: "say" });
   const tools = el("div", { class: "tools" });
@@ -30,7 +30,8 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
   const nothing = el("div", { class: "empty", hidden: true });
   const behind = table ? el("details", { ontoggle: fill }, el("summary", {}, "Table")) : null;
   const exports = el("div", { class: "tools" });
-  const caption = el("figcaption", {}, el("div", { class: "head" }, heading, tools), el("p", { class: "help" }, help), sentence);
+  const right = el("div", { class: "tools" }, tools, exports);
+  const caption = el("figcaption", {}, el("div", { class: "head" }, heading, right), el("p", { class: "help" }, help), sentence);
   const element = el("figure", { class: wide ? "panel wide" : "panel", "data-testid": `panel-${name}`, "aria-label": title }, caption, keys, nothing, body);
   if (doc) element.append(el("details", { class: "reading" }, el("summary", {}, "How to read this"), el("p", {}, doc)));
   let shownLegend = legend;
@@ -40,7 +41,6 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
     element.append(behind);
   }
   if (canvases) exports.append(el("button", { type: "button", class: "small", "data-testid": `png-${name}`, "aria-label": `Save ${title} as PNG`, onclick: savePicture }, "PNG"));
-  tools.after(exports);
   setLegend(legend);
 
   function setLegend(items) {
@@ -59,7 +59,7 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
     const some = newest ? rows.slice(-MOST_ROWS) : rows.slice(0, MOST_ROWS);
     const old = behind.querySelector(".scroll");
     const place = old ? old.scrollTop : 0;
-    const made = tableOf({ columns, rows: some, label: `${title}, as a table`, testid: `table-${name}`, show: cell });
+    const made = tableOf({ columns, rows: some, label: `${title}, as a table`, testid: `table-${name}`, show: (value, at) => linked(link(columns[at], value), cell(value)) });
     const note = rows.length > some.length ? `The ${newest ? "last" : "first"} ${some.length} of ${rows.length} rows; the CSV has all.` : rows.length ? "" : "Nothing to show yet.";
     behind.replaceChildren(behind.firstElementChild, made, el("p", { class: "note" }, note));
     made.scrollTop = place;
@@ -97,6 +97,10 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
 function cell(value) {
   if (value === null || value === undefined) return NONE;
   return typeof value === "number" ? number(value, 6) : String(value);
+}
+
+function linked(address, text) {
+  return address ? el("a", { href: address }, text) : text;
 }
 
 function save(blob, name) {

@@ -1,0 +1,313 @@
+// The page: who one is, which model, which view; then whatever moves goes from the event stream to the view, once per frame at most.
+
+import { createApi, path } from "./api.js";
+import { confirm } from "./dialog.js";
+import { choice, el, setText } from "./dom.js";
+import * as format from "./format.js";
+import * as notices from "./notices.js";
+import { streamPicker } from "./picker.js";
+import { createRoute } from "./route.js";
+import { createStore } from "./store.js";
+import { tabs } from "./tabs.js";
+import { colours, onTheme, themeButton } from "./theme.js";
+import { watching } from "./watching.js";
+
+const VIEWS = [ // controls: which of the page's choices the view heeds
+  { id: "forecast", title: "Forecast", controls: ["streams", "target", "step", "ghost"] },
+  { id: "errors", title: "Error", controls: ["streams", "target", "step", "ghost"] },
+  { id: "gradient", title: "Gradient flow", controls: [] },
+  { id: "state", title: "State", controls: ["streams"] },
+  { id: "versions", title: "Versions", controls: [] },
+  { id: "service", title: "Service", controls: [] },
+];
+const MODELS = 100; // in the list; more are found by name
+const MANY = 12; // models from which on there is a field to find one
+const CALM = 1000; // ms between drawings where the system asks for reduced motion
+const NONE_YET = 5000; // ms between looks for a first model
+
+const byId = (id) => document.getElementById(id);
+const root = byId("view");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const route = createRoute(window);
+const store = createStore();
+let paused = false;
+let mounted = null; // {id, show, handle}
+let versions = []; // numbers, newest first, that a ghost may be of
+let frame = 0;
+let drawn = 0;
+let tokensAsked = 0;
+let asking = null;
+let epoch = 0; // of models and views: an answer to an earlier choice is dropped
+
+const api = createApi({
+  unauthorized(refusal) {
+    asking ??= (async () => {
+      unmount();
+      chrome(false);
+      notices.connection("refused", "Token needed");
+      api.setToken(await notices.askToken(root, { refusal, again: tokensAsked > 0 }));
+      tokensAsked += 1;
+      asking = null;
+      root.replaceChildren();
+      queueMicrotask(() => chrome(Boolean(store.info)) || (store.info && show()));
+    })();
+    return asking;
+  },
+});
+const watch = watching({ api, store, notices, onchange: schedule, ongone: dropName, paused: () => paused });
+const tabList = tabs(byId("tabs"), VIEWS, (view) => route.set({ view }));
+const context = {
+  store, api, route, format, colours, confirm, path, message: notices.message,
+  get paused() { return paused; },
+};
+
+/* ── Choices ─────────────────────────────────────────────────────────────────────────────────────────────── */
+
+const streams = streamPicker({
+  fetchPage: (values) => api.get(path`/models/${route.get().model}/streams`, values),
+  onchange: (ids) => route.set({ streams: ids }),
+});
+const target = choice("Target", { id: "target", testid: "target-picker", onchange: (value) => route.set({ target: value }) });
+const step = choice("Steps ahead", { id: "step", testid: "step-picker", onchange: (value) => route.set({ step: Number(value) }) });
+const ghost = choice("Ghost, not learned since", { id: "ghost", testid: "ghost-picker", onchange: (value) => { watch.unpin(); route.set({ ghost: value }); } });
+const choices = { streams, target, step, ghost };
+byId("controls").append(...Object.values(choices).map(({ field }) => field));
+
+function fillChoices() {
+  const { target: named, step: wanted, ghost: of, view, streams: ids } = route.get();
+  const { model } = store;
+  if (!model) return;
+  const kept = VIEWS.find(({ id }) => id === view)?.controls ?? [];
+  for (const [name, { field }] of Object.entries(choices)) field.hidden = !kept.includes(name);
+  byId("controls").hidden = kept.length === 0;
+  streams.show(store.streams.length ? store.streams : ids);
+  target.fill(model.targets.map((name) => [name, name]), named || model.targets[0]);
+  step.fill(Array.from({ length: model.horizon }, (_, at) => [at + 1, at === 0 ? "1 step" : `${at + 1} steps`]), Math.min(wanted, model.horizon));
+  const open = store.ghost && of === "open" ? `page opened (version ${store.ghost.version})` : "page opened";
+  const known = of === "open" || of === "none" || versions.includes(Number(of)) ? versions : [Number(of), ...versions];
+  ghost.fill([["open", open], ...known.map((number) => [number, `version ${number}`]), ["none", "no ghost"]], of);
+}
+
+function dropName({ field, value, message }) { // a name in the address that is not there: go on without it and say so
+  const now = route.get();
+  const without = { stream: { streams: now.streams.filter((id) => id !== value) }, target: { target: "" }, ghost: { ghost: "open" }, step: { step: 1 } }[field];
+  if (!without || (field === "stream" && !now.streams.includes(value))) return false;
+  notices.message(`${message} The page goes on without it.`, { bad: true });
+  watch.unpin();
+  route.set(without, { replace: true });
+  return true;
+}
+
+/* ── Models ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+async function listModels(match = "") {
+  const { models, next } = await api.get("/models", { limit: MODELS, match });
+  const picker = byId("model");
+  const { model } = route.get();
+  const names = models.map(({ name }) => name);
+  byId("model-match").hidden = !match && names.length <= MANY && !next;
+  const shown = model && !names.includes(model) ? [model, ...names] : names;
+  picker.replaceChildren(...shown.map((name) => el("option", { value: name }, name)));
+  if (match && !names.length) picker.append(el("option", { value: "", disabled: true }, `no name has “${format.short(match)}”`));
+  if (next) picker.append(el("option", { value: "", disabled: true }, "more: find them by name"));
+  picker.value = model;
+  picker.disabled = shown.length === 0;
+  return names;
+}
+
+async function chooseModel() {
+  const now = (epoch += 1);
+  const { model } = route.get();
+  store.clear();
+  versions = [];
+  byId("model").value = model;
+  document.title = model ? `${model} · freshet` : "freshet";
+  try {
+    const facts = await api.get(path`/models/${model}`);
+    if (now !== epoch) return;
+    store.apply("model", facts);
+  } catch (error) {
+    if (now === epoch) noModel(error);
+    return;
+  }
+  byId("pause").disabled = false;
+  await show();
+  api.get(path`/models/${model}/versions`).then((reply) => {
+    if (route.get().model !== model) return;
+    versions = reply.versions.map(({ number }) => number);
+    fillChoices();
+  }).catch((error) => console.info(`no versions to choose a ghost from: ${error.message}`));
+}
+
+function noModel(error) {
+  unmount();
+  watch.stop();
+  byId("controls").hidden = true;
+  notices.connection("refused", error.status === 404 ? "No such model" : "Refused");
+  root.replaceChildren(notices.blank(error.status === 404 ? "There is no model of this name" : "This model cannot be shown", error.message));
+}
+
+/* ── Views ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+function unmount() {
+  mounted?.handle.destroy();
+  mounted = null;
+  root.replaceChildren();
+}
+
+async function show() {
+  const { view: id, model } = route.get();
+  const known = VIEWS.find((view) => view.id === id) ?? VIEWS[0];
+  tabList.select(known.id);
+  if (!model && known.id !== "service") return;
+  const now = (epoch += 1);
+  let view;
+  try {
+    view = (await import(`./views/${known.id}.js`)).default;
+  } catch (error) {
+    console.info(`view ${known.id}: ${error.message}`);
+    view = missing(known.title);
+  }
+  if (now !== epoch) return;
+  unmount();
+  const place = el("div", { class: "view", role: "tabpanel", id: `view-${known.id}`, "data-testid": `view-${known.id}`, "aria-labelledby": `tab-${known.id}` });
+  root.append(place);
+  mounted = { id: known.id, show: view.show, handle: view.mount(place, context) };
+  fillChoices();
+  ask();
+  draw(new Set([...ALL, "route"]));
+}
+
+const ALL = ["hello", "block", "state", "gradient", "scores", "sample", "event", "events", "model"];
+
+function missing(title) {
+  return {
+    show: [],
+    mount(place) {
+      place.append(notices.blank(`${title} is not here`, "This view could not be loaded from the server. The other views work; load the page again to try it once more."));
+      return { update() {}, destroy() {} };
+    },
+  };
+}
+
+function ask() {
+  const { model, streams: ids, target: named, step: ahead, ghost: of } = route.get();
+  watch.ask({ model, streams: ids, target: named, step: Math.min(ahead, store.model?.horizon ?? ahead), ghost: of, show: mounted?.show ?? [] });
+}
+
+/* ── Drawing ─────────────────────────────────────────────────────────────────────────────────────────────── */
+
+function schedule() {
+  if (frame || document.hidden) return;
+  const wait = calm.matches ? Math.max(0, drawn + CALM - performance.now()) : 0;
+  frame = wait ? setTimeout(paint, wait) : requestAnimationFrame(paint);
+}
+
+function paint() {
+  frame = 0;
+  if (document.hidden) return;
+  if (store.changes.has("hello") || store.changes.has("model")) fillChoices();
+  if (paused) return; // the changes wait in the store
+  const changes = new Set(store.changes);
+  store.changes.clear();
+  draw(changes);
+}
+
+function draw(changes) {
+  drawn = performance.now();
+  if (!mounted) return;
+  try {
+    mounted.handle.update(changes);
+  } catch (error) {
+    console.error(error);
+    notices.message(`This view failed: ${error.message}`, { bad: true });
+  }
+}
+
+function pause() {
+  paused = !paused;
+  const button = byId("pause");
+  button.setAttribute("aria-pressed", String(paused));
+  setText(button, paused ? "Resume" : "Pause");
+  const live = byId("connection").dataset.state;
+  if (live === "connected" || live === "paused") notices.connection(paused ? "paused" : "connected", paused ? `Paused at ${format.clock(Date.now() / 1000)}` : "Live");
+  schedule();
+}
+
+/* ── Start ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+function chrome(visible) {
+  byId("tabs").hidden = !visible;
+  byId("controls").hidden = !visible || !store.model;
+  byId("app").setAttribute("aria-busy", "false");
+}
+
+route.on((now, before) => {
+  if (!store.info) return;
+  if (now.model !== before.model) return void chooseModel();
+  if (now.view !== before.view) return void show();
+  fillChoices();
+  ask();
+  draw(new Set(["route"]));
+});
+
+async function start() {
+  byId("skip").addEventListener("click", (event) => { event.preventDefault(); root.focus(); });
+  themeButton(byId("theme"));
+  onTheme(() => draw(new Set([...ALL, "theme"])));
+  byId("pause").addEventListener("click", pause);
+  byId("model").addEventListener("change", (event) => event.target.value && route.set({ model: event.target.value, streams: [], target: "", step: 1, ghost: "open", from: null, to: null }));
+  let typing = 0;
+  byId("model-match").addEventListener("input", (event) => {
+    clearTimeout(typing);
+    typing = setTimeout(() => listModels(event.target.value.trim()).catch((error) => notices.message(error.message, { bad: true })), 250);
+  });
+  document.addEventListener("visibilitychange", schedule);
+  try {
+    store.info = await api.get("/");
+  } catch (error) {
+    notices.connection("lost", "Not connected");
+    notices.banner(`${error.status ? error.message : "The server does not answer."} Trying again.`, { bad: true });
+    return setTimeout(again, 2000);
+  }
+  notices.banner("");
+  const { version, api: number, role, tenant, open, node } = store.info;
+  setText(byId("foot"), [`freshet ${version}`, `API ${number}`, node && `node ${node}`, open ? "open: no tokens are configured" : `tenant ${tenant}, role ${role}`].filter(Boolean).join(" · "));
+  chrome(true);
+  await first();
+}
+
+async function again() {
+  try {
+    store.info = await api.get("/");
+    location.reload(); // whatever the page missed at its start, it starts anew
+  } catch {
+    setTimeout(again, 2000);
+  }
+}
+
+async function first() {
+  let names = [];
+  try {
+    names = await listModels();
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    notices.connection("refused", "No models");
+    notices.message(`${error.message} This token does not see models${store.info.sees_all ? "; the view Service is yours" : ""}.`, { bad: true });
+    return store.info.sees_all ? (route.set({ view: "service" }, { replace: true }), show()) : undefined;
+  }
+  if (!names.length && !route.get().model) {
+    notices.connection("connected", "No models yet");
+    root.replaceChildren(notices.blank("No models yet", "This server has no model that you may see. As soon as one is created (freshet create NAME), it is shown here."));
+    return void setTimeout(() => first().catch(failed), NONE_YET);
+  }
+  if (route.get().model) await chooseModel();
+  else route.set({ model: names[0] }, { replace: true });
+}
+
+function failed(error) {
+  console.error(error);
+  notices.banner(error.message, { bad: true });
+}
+
+start().catch(failed);

@@ -1,0 +1,202 @@
+// Forecast against truth of the chosen streams, as they move, beside the ghost: the model had it not learned.
+
+import { chart } from "../chart.js";
+import { el, setText } from "../dom.js";
+import { number, percent, plural, short, times } from "../format.js";
+import { panel } from "../panel.js";
+import { pointPanel } from "../point.js";
+import { withNext } from "../windows.js";
+
+const WINDOW = 256; // ticks of the moving window
+const HINT = "Click a point to see who answered; drag to look closer.";
+const WARM_UP = 16; // of the ghost: ticks that are not scored
+const SERIES = [
+  { key: "low", label: "low", colour: "", width: 0 },
+  { key: "high", label: "high", colour: "", width: 0 },
+  { key: "nextLow", label: "", colour: "", width: 0 },
+  { key: "nextHigh", label: "", colour: "", width: 0 },
+  { key: "ghost", label: "ghost", colour: "ghost", width: 1.5, dash: [6, 4] },
+  { key: "nextGhost", label: "", colour: "ghost", dash: [2, 3] },
+  { key: "truth", label: "truth", colour: "text", width: 1.5 },
+  { key: "y", label: "forecast", colour: "served", width: 1.5 },
+  { key: "next", label: "ahead", colour: "served", width: 1.5, dash: [2, 2], points: true },
+];
+const BANDS = [{ low: "low", high: "high", colour: "interval" }, { low: "nextLow", high: "nextHigh", colour: "interval" }];
+const LABELS = { forecast: ["truth", "forecast", "ghost"], answer: ["truth", "answer", "ghost"] };
+const DOC = `The solid line in the colour of text is what came; the coloured one is the forecast that was made for that tick, as many ticks earlier as “Steps ahead” says, so that both compare where they stand. \
+The area is the interval the model promised. Right of the dotted line nothing is known yet: the points are the newest forecast of every step.
+The dashed ghost is the same model with the weights of one version, stepped through the same ticks. Only its weights are frozen: its state, its statistics and its own readouts still move. \
+Where ghost and forecast lie together, learning since that version changed nothing; where the ghost stays wrong and the forecast does not, learning has paid.
+Drag over a stretch to look closer (plus and minus on the keyboard), double click or Escape to come back to now. A click or Enter on a point says which version answered there.`;
+
+/** The legend and words of a task: what is no forecast has no truth and no interval. */
+function wordsOf(model) {
+  const forecasts = !model || model.task === "forecast";
+  const [, made] = LABELS[forecasts ? "forecast" : "answer"];
+  const legend = [
+    ...(forecasts ? [{ label: "truth", colour: "text" }] : []),
+    { label: made, colour: "served" },
+    ...(forecasts ? [{ label: intervalOf(model), colour: "interval", kind: "area" }, { label: "the next steps", colour: "served", kind: "dotted" }] : []),
+    { label: "ghost: had it not learned", colour: "ghost", kind: "dashed" },
+  ];
+  return { forecasts, legend };
+}
+
+function intervalOf(model) {
+  const level = model?.intervals?.[0];
+  return level ? `interval, ${percent(level)}` : "interval (this model has none)";
+}
+
+/** One sentence: how the ghost compares now. scores: of a stream; ghost: of SCORES or of hello. */
+export function ghostSentence({ wanted, ghost, scores, stream }) {
+  if (wanted === "none") return "No ghost is drawn: choose a version to compare with above.";
+  if (!ghost) return "There is no ghost: the server computes sixteen at once at most, or this stream is not in memory. The forecast is unaffected.";
+  if (!scores || scores.ghost === null || scores.served === null || !(scores.served > 0)) {
+    const done = ghost.scored ?? 0;
+    return `The ghost of version ${ghost.version} starts from the state of now; its first ${WARM_UP} ticks are not scored${done ? ` (${plural(done, "label")} so far)` : ""}.`;
+  }
+  const ratio = scores.ghost / scores.served;
+  const of = stream ? ` of ${stream}` : "";
+  const labels = scores.labels > 0 ? ` of the last ${plural(scores.labels, "label")}` : "";
+  if (Math.abs(ratio - 1) < 0.02) return `Had it not learned since version ${ghost.version}, the squared error${of}${labels} would be the same.`;
+  const paid = ratio > 1 ? "" : " Here learning has not paid, yet.";
+  return `Had it not learned since version ${ghost.version}, the squared error${of}${labels} would be ${times(ratio)} as large.${paid}`;
+}
+
+function mount(root, ctx) {
+  const { store, route } = ctx;
+  const live = el("button", { type: "button", class: "small", hidden: true, onclick: toLive }, "Back to live");
+  const main = panel({
+    name: "forecast", title: "Forecast against truth", wide: true, doc: DOC, table, canvases,
+    help: "Each tick's truth with the forecast that was made for it: the closer the two, the better the model; a truth outside the area is one the model did not expect.",
+    file: () => [route.get().model, ...store.streams.slice(0, 2)],
+  });
+  main.tools.append(live);
+  const multiples = el("div", { class: "multiples" });
+  main.body.append(multiples);
+  const point = pointPanel(ctx, { onclose: () => charts.forEach(({ drawing }) => drawing.pick(null)) });
+  root.append(main.element, point.element);
+  const charts = new Map(); // by stream
+  let words = wordsOf(store.model);
+  main.setLegend(words.legend);
+
+  function toLive() {
+    route.set({ from: null, to: null }, { replace: true });
+  }
+
+  function zoom(from, to) {
+    route.set({ from: Number(from.toPrecision(12)), to: Number(to.toPrecision(12)) }, { replace: true });
+  }
+
+  function make(stream, height) {
+    const title = el("h3", { class: "name", dir: "auto", title: stream }, short(stream, 80));
+    const drop = el("button", { type: "button", class: "small", "aria-label": `Take away ${stream}`, onclick: () => route.set({ streams: store.streams.filter((id) => id !== stream) }) }, "Take away");
+    const host = el("div");
+    const nothing = el("p", { class: "empty", hidden: true });
+    const readout = el("p", { class: "readout", role: "status" }, HINT);
+    const element = el("section", { class: "multiple", "aria-label": stream, "data-stream": stream }, el("div", { class: "head" }, title, drop), host, nothing, readout);
+    const one = { element, host, nothing, readout, drop, stream, height, ticks: null, shown: null };
+    one.drawing = chart(host, {
+      label: `Forecast and truth of ${stream}`, series: SERIES, bands: BANDS, height, xlabel: "tick", sync: "forecast", onzoom: zoom, onlive: toLive,
+      oncursor: (index) => setText(readout, index === null ? HINT : describe(one, index)),
+      onpick: (index) => open(one, index),
+    });
+    return one;
+  }
+
+  function describe(one, index) {
+    const { seq, version } = one.shown?.window ?? { seq: [], version: [] };
+    const text = one.drawing.describe(index);
+    return seq[index] === undefined || seq[index] === null ? text : `${text}; tick ${number(seq[index], 9)}${version[index] === null ? "" : `, version ${version[index]}`}`;
+  }
+
+  function open(one, index) {
+    const { window: shown, columns } = one.shown ?? {};
+    if (!shown) return;
+    const last = shown.seq.length - 1;
+    const target = store.ticks(one.stream)?.target ?? "";
+    one.drawing.pick(columns.x[index]);
+    point.open({ stream: one.stream, target, shown: index <= last ? shown.seq[index] : shown.seq[last] + index - last, made: index <= last ? shown.seq[index] - one.step : shown.seq[last] });
+  }
+
+  function arrange() {
+    const wanted = store.streams;
+    const height = wanted.length > 4 ? 180 : wanted.length > 1 ? 220 : 320;
+    for (const [stream, one] of charts) {
+      if (wanted.includes(stream) && one.height === height) continue;
+      one.drawing.destroy();
+      one.element.remove();
+      charts.delete(stream);
+    }
+    for (const stream of wanted) {
+      if (!charts.has(stream)) charts.set(stream, make(stream, height));
+      const { element, drop } = charts.get(stream);
+      drop.hidden = wanted.length < 2;
+      if (multiples.children[wanted.indexOf(stream)] !== element) multiples.insertBefore(element, multiples.children[wanted.indexOf(stream)] ?? null);
+    }
+    multiples.classList.toggle("many", wanted.length > 1);
+  }
+
+  function draw(one) {
+    const { from, to } = route.get();
+    const ticks = store.ticks(one.stream);
+    const axis = ticks?.timed() ? "time" : "seq";
+    const shown = ticks ? ticks.slice({ last: WINDOW, from, to, axis }) : null;
+    const none = !shown || shown.seq.length === 0;
+    const outside = !none && from !== null && !shown[axis].some((x) => x >= from && x <= to);
+    one.host.hidden = none || outside;
+    one.nothing.hidden = !(none || outside);
+    if (none) setText(one.nothing, "No tick of this stream has been answered since the server started. The next one is drawn here.");
+    if (outside) setText(one.nothing, "Nothing is kept of this stretch: the page sees the last ticks only. “Back to live” shows them.");
+    if (none || outside) return void (one.shown = null);
+    const columns = withNext(shown, from === null || to >= shown[axis].at(-1) ? ticks.next : null, axis);
+    one.shown = { window: shown, columns };
+    one.step = ticks.step;
+    one.drawing.set(columns, { from, to, now: shown[axis].at(-1), time: axis === "time" });
+  }
+
+  function update(changes) {
+    if (changes.has("model") || changes.has("hello")) {
+      words = wordsOf(store.model);
+      main.setLegend(words.legend);
+    }
+    if (["hello", "block", "route", "theme"].some((name) => changes.has(name))) {
+      arrange();
+      for (const one of charts.values()) draw(one);
+      live.hidden = route.get().from === null;
+      main.empty(store.streams.length ? "" : store.hello ? "No stream of this model has ticked yet. Send one a value and it appears here; or choose streams above." : "Waiting for the first values…");
+    }
+    if (["hello", "scores", "route"].some((name) => changes.has(name))) say();
+    main.refresh();
+  }
+
+  function say() {
+    const stream = store.streams[0];
+    if (!stream) return main.say("");
+    const sentence = ghostSentence({ wanted: route.get().ghost, ghost: store.scores?.ghost ?? store.ghost, scores: store.scoresOf(stream), stream: store.streams.length > 1 ? short(stream, 40) : "" });
+    main.say(words.forecasts ? sentence : `This model answers a task other than forecasting (${store.model.task}): there is no truth to compare with, the line is its first output. ${sentence}`);
+  }
+
+  function table() {
+    const rows = [...charts.values()].flatMap((one) => {
+      if (!one.shown) return [];
+      const { window: shown } = one.shown;
+      return shown.seq.map((seq, at) => [one.stream, seq, shown.time[at], shown.truth[at], shown.y[at], shown.low[at], shown.high[at], shown.ghost[at], shown.version[at], shown.staleness[at]]);
+    });
+    return { columns: ["stream", "tick", "time (s)", "truth", "forecast", "low", "high", "ghost", "version", "labels not judged"], rows };
+  }
+
+  function canvases() {
+    return [...charts.values()].filter((one) => one.shown).map((one) => ({ title: short(one.stream, 80), canvas: one.drawing.canvas }));
+  }
+
+  return {
+    update,
+    destroy() {
+      for (const { drawing } of charts.values()) drawing.destroy();
+      point.destroy();
+    },
+  };
+}
+
+export default { id: "forecast", title: "Forecast", show: ["ticks", "scores"], mount };
