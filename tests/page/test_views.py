@@ -31,10 +31,20 @@ def run(tmp_path_factory):
 
 
 def test_a_recent_scale_forgets_what_was_long_ago(run):
-    body = (
-        "const old = Array(50).fill([1e9]), now = Array(120).fill([0.01, 1]); give(recentLog([...old, ...now]).high);"
-    )
-    assert run("scale.js", "recentLog", body) <= 1
+    body = """const at = (v) => ({ time: 0, layers: { cell0: v, cell1: v } });
+    give(lagPicture([...Array(50).fill(at([1e9])), ...Array(120).fill(at([0.01, 1]))], String).scale.high);"""
+    assert run("pictures.js", "lagPicture", body) <= 1
+
+
+def test_a_scale_of_very_many_numbers_is_that_of_some_of_them(run):
+    body = """const list = () => Array.from({ length: 512 }, (_, n) => 10 ** (-3 * n / 511));
+    const lists = Array.from({ length: 2000 }, list);
+    const s = recentLog(lists);
+    give([s.low, s.high, around(lists).high]);"""
+    low, high, far = run("scale.js", "recentLog, around", body)
+    assert low == pytest.approx(10**-2.85, rel=0.05)
+    assert high == pytest.approx(10**-0.15, rel=0.05)
+    assert far == pytest.approx(10**-0.06, rel=0.05)
 
 
 def test_a_healthy_gradient_is_not_painted_as_if_it_vanished(run):
@@ -318,7 +328,8 @@ def test_losses_of_the_gate_are_those_of_versions_and_of_vetoes(run):
     body = """give(gateRows([{ number: 2, created: 1, loss: 0.1, anchor_loss: null }], [
       { kind: "vetoed", time: 2, numbers: { loss: 0.3, anchor_score: 0.1 } },
       { kind: "vetoed", time: 3, numbers: {} },
-      { kind: "published", time: 1, numbers: { loss: 0.1 } }]).map((row) => [row.created, row.loss, row.anchor_loss]));"""
+      { kind: "published", time: 1, numbers: { loss: 0.1 } }])
+      .map((row) => [row.created, row.loss, row.anchor_loss]));"""
     assert run("verdicts.js", "gateRows", body) == [[1, 0.1, None], [2, 0.3, 0.1]]
 
 

@@ -10,7 +10,7 @@ const LAG_ROWS = [
 ];
 const EARLIER_HEIGHT = 2;
 const UNIT_HEIGHTS = [[8, 24], [16, 18], [32, 12], [64, 8], [128, 4], [256, 2], [Infinity, 1]]; // units, pixels of each
-const MOST_VALUES = 20000; // that a scale of a state is fitted to
+const REPORTS = 120; // the colours are fitted to so many reports, never to all that ever were
 
 /**
  * Lag × layer of recent reports, the oldest first: a wide row per layer for the newest, thin ones below it for those before.
@@ -18,7 +18,8 @@ const MOST_VALUES = 20000; // that a scale of a state is fitted to
  * A bar stands in the wide row where all that is further back is below a hundredth of the layer's largest. Returns null
  * if no report has a layer; else a picture of heat.js with `note`: what the colours leave out. clock: seconds -> text.
  */
-export function lagPicture(reports, clock) {
+export function lagPicture(all, clock) {
+  const reports = all.slice(-REPORTS);
   const newest = reports[reports.length - 1], names = newest ? Object.keys(newest.layers).filter((name) => newest.layers[name].length) : [];
   if (!names.length) return null;
   const scale = recentLog(reports.flatMap(({ layers }) => Object.values(layers))) ?? recentLog([[1]]);
@@ -60,8 +61,7 @@ export function statePicture(looks, { order, palette, clock, marked = "saturated
   const newest = looks[looks.length - 1];
   if (!newest || !newest.values.length) return null;
   const height = UNIT_HEIGHTS.find(([most]) => order.length <= most)[1];
-  const every = Math.ceil((looks.length * newest.values.length) / MOST_VALUES);
-  const scale = around(looks.filter((_, n) => (looks.length - 1 - n) % every === 0).map(({ values }) => values));
+  const scale = around(looks.map(({ values }) => values));
   const sets = looks.map((look) => new Set(look.marked));
   const rows = order.map((unit) => ({
     label: String(unit), unit, height, values: looks.map(({ values }) => values[unit] ?? null), now: sets[sets.length - 1].has(unit),

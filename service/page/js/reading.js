@@ -37,7 +37,7 @@ export function readLags(layers) {
     return `Gradients reach all ${count(weakest.n, "tick")} of the window back, ${who} ${percent(weakest.least)} of the largest.`;
   }
   const [first] = faded;
-  const others = faded.length > 1 ? ` (and ${count(faded.length - 1, "other layer")} later or there)` : "";
+  const others = faded.length > 1 ? ` (${count(faded.length - 1, "other layer")} ${faded.length === 2 ? "does" : "do"} so there or further back)` : "";
   const who = found.length === 1 ? "this model" : "this layer";
   return `The gradient of ${first.name} falls below ${percent(FADED)} of its largest at ${count(first.faded, "tick")} back${others}: ${who} cannot learn from events further away.`;
 }

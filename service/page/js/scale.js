@@ -15,7 +15,7 @@ const AROUND_DARK = [
   [204, 126, 70], [255, 166, 102],
 ];
 
-export const REPORTS = 120; // the colours are fitted to the values of so many reports, never to all that ever were
+const MOST_VALUES = 20_000; // that a scale is fitted to; of more, evenly many are left out
 const LEAST_DECADES = 2; // a narrower scale would paint a healthy gradient as if it vanished
 const MOST_DECADES = 4; // beyond a ten-thousandth of the largest nothing is learned: more shades would hide that
 
@@ -36,20 +36,34 @@ export function colourOf(name) {
 }
 
 /**
- * The logarithmic scale of recent lists of numbers: from their 5th to their 95th percentile, two to four decades wide.
+ * The logarithmic scale of lists of numbers: from their 5th to their 95th percentile, two to four decades wide.
  *
  * Returns null if no number is positive; else {low, high, of(v) -> 0..1 or NaN, ticks}. A number <= 0 is at the low end.
  */
 export function recentLog(lists) {
-  const found = [];
-  for (const list of lists.slice(-REPORTS)) for (const v of list) if (v > 0 && v < Infinity) found.push(v);
-  if (!found.length) return null;
-  const sorted = Float64Array.from(found).sort(); // numeric, unlike an array's
+  const sorted = thinned(lists, (v) => (v > 0 && v < Infinity ? v : NaN));
+  if (!sorted.length) return null;
   const high = quantile(sorted, 0.95);
   const low = Math.max(Math.min(quantile(sorted, 0.05), high / 10 ** LEAST_DECADES), high / 10 ** MOST_DECADES);
   const from = Math.log10(low), wide = Math.log10(high) - from;
   const of = (v) => (v == null || Number.isNaN(v) ? NaN : v > 0 ? Math.min(1, Math.max(0, (Math.log10(v) - from) / wide)) : 0);
   return { low, high, of, ticks: decades(low, high) };
+}
+
+/** At most MOST_VALUES of what `take` makes of the numbers, ascending, without NaN. */
+function thinned(lists, take) {
+  const total = lists.reduce((sum, list) => sum + list.length, 0);
+  const every = Math.ceil(total / MOST_VALUES) | 1; // odd, so that it does not hit the same columns of each list of 2ⁿ
+  const found = new Float64Array(Math.ceil(total / every));
+  let n = 0, at = 0; // at: of the list, the next that counts
+  for (const list of lists) {
+    for (; at < list.length; at += every) {
+      const v = take(list[at]);
+      if (!Number.isNaN(v)) found[n++] = v;
+    }
+    at -= list.length;
+  }
+  return found.subarray(0, n).sort(); // numeric, unlike an array's
 }
 
 /** How many of `values` lie {below, above} the ends of a scale and are shown in its end colours. */
@@ -64,9 +78,8 @@ export function beyond(scale, values) {
 
 /** The scale of signed numbers: symmetric around 0, to the 98th percentile of their sizes, and to `least` at least. */
 export function around(lists, least = 0.1) {
-  const sizes = [];
-  for (const list of lists) for (const v of list) if (Number.isFinite(v)) sizes.push(Math.abs(v));
-  const high = sizes.length ? Math.max(least, quantile(Float64Array.from(sizes).sort(), 0.98)) : 1;
+  const sizes = thinned(lists, (v) => (Number.isFinite(v) ? Math.abs(v) : NaN));
+  const high = sizes.length ? Math.max(least, quantile(sizes, 0.98)) : 1;
   const of = (v) => (v == null || Number.isNaN(v) ? NaN : Math.min(1, Math.max(0, 0.5 + v / high / 2)));
   return { low: -high, high, of, ticks: [0] };
 }

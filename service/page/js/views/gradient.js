@@ -82,7 +82,7 @@ function norm(ctx) {
   const shares = { label: "Share of the updates that were clipped", title: "Clipped updates", series: [{ key: "clipped", label: "share clipped", colour: "ghost" }], height: 110, yformat: percent, yrange: () => [0, 1] };
   const made = samplesPanel({
     name: "norm", title: "Norm of the gradient", sync: "gradient", charts: [sizes, shares], nothing: NO_REPORT, file: file(ctx),
-    legend: [{ label: "norm before the clip", colour: "served" }, { label: "clip", colour: "bad", kind: "dashed" }, { label: "share of the updates that were clipped", colour: "ghost" }],
+    legend: LEGEND_OF_NORM(null),
     help: "How long the gradient of an update is, before the clip shortens it; logarithmic.",
     doc: "Clipping keeps a gradient's direction, and Adam keeps its step's size, so clipping alone does little harm: six in ten gradients are clipped on the taxi series. If nearly all are (0.9 and more), the loss has the wrong units: a heavy tail (loss=huber), values that are not scaled (scaler=none), or spikes (label_range). Raise clip if the norms are always above it.\nFrom docs/learning.md, “Everything is clipped”.",
   });
@@ -91,12 +91,18 @@ function norm(ctx) {
     update(store, changes) {
       if (!since(changes, "sample", "gradient", "event")) return;
       const { samples } = store, clip = clipOf(store), recent = samples.slice(-RECENT);
-      const line = clip ? [{ y: clip, label: `clip ${brief(clip)}`, colour: "bad" }] : [];
-      made.draw({ samples, lines: { [sizes.label]: line, [shares.label]: [{ y: 0.9, label: "healthy below 90 %", colour: "muted" }] } });
+      const line = clip ? [{ y: clip, colour: "bad" }] : [];
+      made.draw({ samples, lines: { [sizes.label]: line, [shares.label]: [{ y: 0.9, colour: "muted" }] } });
+      made.setLegend(LEGEND_OF_NORM(clip));
       made.say(readNorm(recent.map((sample) => sample.norm), recent.map((sample) => sample.clipped), clip));
     },
   };
 }
+
+const LEGEND_OF_NORM = (clip) => [
+  { label: "norm before the clip", colour: "served" }, ...(clip ? [{ label: `clip at ${brief(clip)}`, colour: "bad", kind: "dashed" }] : []),
+  { label: "share clipped", colour: "ghost" }, { label: "healthy below 90 %", colour: "muted", kind: "dashed" },
+];
 
 function clipOf(store) {
   return store.gradient?.clip ?? store.model?.clip ?? store.model?.spec?.clip ?? null;

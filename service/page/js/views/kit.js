@@ -44,14 +44,14 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
   const made = panel({
     ...rest, legend: rest.legend ?? charts.flatMap(({ series }) => series).filter(({ label }) => label).map(({ label, colour, dash }) => ({ label, colour, kind: dash ? "dashed" : "line" })),
     table: () => tableOf(known, names, moment),
-    canvases: () => drawn.map(({ chart: one, title }) => ({ title, canvas: one.canvas })),
+    canvases: () => drawn.filter(({ whole }) => !whole.hidden).map(({ chart: one, title }) => ({ title, canvas: one.canvas })),
   });
   const readout = el("p", { class: "readout" });
   for (const one of charts) {
-    const host = el("div", {});
-    made.body.append(...(one.title ? [el("h3", {}, one.title)] : []), host);
+    const host = el("div", {}), whole = el("div", {}, one.title ? el("h3", {}, one.title) : null, host);
+    made.body.append(whole);
     const show = (index) => (readout.textContent = index === null ? "" : drawn.map(({ chart: each }) => each.describe(index)).filter(Boolean).join("; "));
-    drawn.push({ ...one, chart: chart(host, { height: 180, ...one, time: true, sync, oncursor: show }) });
+    drawn.push({ ...one, whole, chart: chart(host, { height: 180, ...one, time: true, sync, oncursor: show }) });
   }
   made.body.append(readout);
   return {
@@ -59,8 +59,9 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
     draw({ samples, events = [], lines = {}, from = null, to = null }) {
       known = columnsOf(samples, keys);
       made.empty(known.x.length ? "" : nothing);
-      for (const { chart: one, series, fixed = {}, label } of drawn) {
+      for (const { chart: one, series, fixed = {}, label, whole } of drawn) {
         const own = columnsOf(samples, series.map(({ key }) => key).filter((key) => !(key in fixed))); // only rows that it has, so that lines do not end
+        whole.hidden = !own.x.length;
         const still = Object.fromEntries(Object.entries(fixed).map(([key, value]) => [key, own.x.map(() => value)]));
         one.marks(events.map(({ time, kind }) => ({ x: time, kind })));
         one.lines(lines[label] ?? []);

@@ -75,14 +75,15 @@ function timeline(ctx, state, choose) {
     ],
     help: "Events of the model above; below, on the same axis of time, the loss as the gate sees it (of each version and veto) and the scaled loss of each second. Compare each loss only with its neighbour in the same chart.",
     doc: "A version is published when enough labels are learned. The gate refuses a candidate (veto) that is not finite, moved too far, or is worse than the anchor by a sequential test; learning then returns to the anchor. A drift is a lasting rise of the loss. The anchor is the last version that proved itself in service.\nThe gate’s loss is per label, clipped and mapped to 0..1: the mean since the version before. The anchor’s loss covers fewer labels, those on which it was scored. The scaled loss is in running units of each stream; persistence is the forecast that nothing changes.\nFrom docs/concepts.md, “What learns” and “Four losses”.",
-    canvases: () => [strip.canvas, { title: "Loss as the gate sees it", canvas: gate.canvas }, { title: "Scaled loss of each second", canvas: loss.canvas }],
+    canvases: () => [strip.canvas, ...[["gate", "Loss as the gate sees it", gate], ["loss", "Scaled loss of each second", loss]].filter(([key]) => !titled[key].hidden).map(([, title, one]) => ({ title, canvas: one.canvas }))],
     table: () => tableOfEvents(ctx.store.events, shown),
   });
   const hosts = { strip: el("div", {}), gate: el("div", {}), loss: el("div", {}) };
   const readout = el("p", { class: "readout" });
   const span = picker("Show", "timeline-span", (value) => zoom(value ? nowOf(ctx.store) - Number(value) : null, value ? nowOf(ctx.store) : null));
   made.tools.append(span.element);
-  made.body.append(hosts.strip, el("h3", {}, "Loss as the gate sees it, per version and veto"), hosts.gate, el("h3", {}, "Scaled loss of each second"), hosts.loss, readout);
+  const titled = { gate: el("div", {}, el("h3", {}, "Loss as the gate sees it, per version and veto"), hosts.gate), loss: el("div", {}, el("h3", {}, "Scaled loss of each second"), hosts.loss) };
+  made.body.append(hosts.strip, titled.gate, titled.loss, readout);
   const say = (text) => setText(readout, text);
   const zoom = (from, to) => ctx.route.set({ from: from && Number(from.toPrecision(13)), to: to && Number(to.toPrecision(13)) }, { replace: true });
   const shared = { time: true, sync: "versions", onzoom: zoom, onlive: () => zoom(null, null), yformat: brief, height: 150 };
@@ -94,7 +95,7 @@ function timeline(ctx, state, choose) {
     ...shared, label: "Scaled loss of each second", oncursor: (n) => n !== null && say(loss.describe(n)),
     series: [{ key: "loss", label: "candidate", colour: "served" }, { key: "persistence", label: "persistence", colour: "persistence", dash: [4, 4] }],
   });
-  const strip = lanes(hosts.strip, { over: () => hosts.gate.querySelector(".u-over"), colours, onpick: choose, onread: say });
+  const strip = lanes(hosts.strip, { over: () => hosts[titled.gate.hidden ? "loss" : "gate"].querySelector(".u-over"), colours, onpick: choose, onread: say });
 
   return {
     element: made.element,
@@ -109,6 +110,8 @@ function timeline(ctx, state, choose) {
       made.say(readTimeline(events, model));
       if (!known) return;
       const chosen = chosenOf(state, events);
+      titled.gate.hidden = ![shown.gate.loss, shown.gate.anchor_loss].some((column) => column.some(Number.isFinite));
+      titled.loss.hidden = !shown.loss.x.length;
       gate.set(shown.gate, { from, to });
       loss.set(shown.loss, { from, to });
       gate.pick(chosen ? chosen.time : null);
@@ -166,7 +169,7 @@ function verdict(ctx, state, choose) {
   made.tools.append(which.element);
   const sentence = el("p", { "data-testid": "verdict-text" });
   const numbers = el("dl", { class: "facts numbers" });
-  made.body.append(sentence, numbers);
+  made.body.append(numbers, sentence);
   return {
     element: made.element,
     update() {
@@ -244,7 +247,7 @@ function list(ctx, state, changed) {
 
   function tableOfVersions() {
     const made = table({
-      columns: ["version", ...TITLES.slice(2)], label: "Versions, the newest first", testid: "table-versions", show: (v) => (v === null ? "–" : typeof v === "number" ? brief(v) : String(v)),
+      columns: ["version", ...TITLES.slice(2)], label: "Versions, the newest first", testid: "table-versions", show: (v) => (v instanceof Node ? v : v === null ? "–" : typeof v === "number" ? brief(v) : String(v)),
       rows: state.versions.map((version) => {
         const [, , parent, made, loss, against, digest, offset] = cells(version);
         return [named(version), String(parent), made, loss, against, digest.slice(0, 8), String(offset)];
