@@ -5,6 +5,7 @@ import { colours, onTheme } from "./theme.js";
 
 const ROW = 28; // px
 const MOST = 64; // rows
+const FONT = "12px system-ui, sans-serif";
 
 /**
  * Bars in `host`: {set(rows), canvas, destroy()}. rows: [{label, value (number or null), mark (a line across the bar, or null), colour (token),
@@ -32,7 +33,9 @@ export function bars(host, { label, most }) {
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
     const c = colours();
-    const [names, values] = [Math.min(180, Math.round(width * 0.32)), 96];
+    pen.font = FONT;
+    const values = Math.max(0, ...rows.map(({ text }) => pen.measureText(text).width));
+    const names = Math.min(280, Math.round(width * 0.36));
     const room = Math.max(24, width - names - values - 16);
     const end = most(rows) || 1;
     const place = (value) => names + 8 + room * Math.max(0, Math.min(1, value / end));
@@ -55,7 +58,7 @@ export function bars(host, { label, most }) {
 
 function bar(pen, { label, value, mark = null, colour, text }, { c, y, names, end, place, width }) {
   const middle = y + ROW / 2;
-  pen.font = "12px system-ui, sans-serif";
+  pen.font = FONT;
   pen.fillStyle = c.text;
   pen.textAlign = "left";
   pen.fillText(fitted(pen, label, names), 0, middle);

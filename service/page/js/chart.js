@@ -18,11 +18,11 @@ export function markOf(kind) {
 /**
  * A chart in `host`:
  *
- *   chart(host, {label, series, bands, height, log, time, xlabel, ylabel, yformat, yrange, sync, onzoom, onlive, onpick, oncursor})
+ *   chart(host, {label, series, bands, height, log, time, xlabel, xspace, ylabel, yformat, yrange, sync, onzoom, onlive, onpick, oncursor})
  *
  * label: name for a screen reader. series: [{key, label, colour (token), width = 2, dash, points (true: circles), steps (true: stairs)}].
  * bands: [{low, high (keys), colour (token)}]. log: y on a log₁₀ scale. time: x are seconds since 1970 (shown in UTC), else plain numbers.
- * yformat(value): text of a value. yrange(min, max) → [min, max]. sync: charts with the same key share a cursor.
+ * xspace: px between labels of x, at least. yformat(value): text of a value. yrange(min, max) → [min, max]. sync: charts with the same key share a cursor.
  * onzoom(from, to): after a drag or the + and − keys. onlive(): double click or Escape. onpick(index): click or Enter. oncursor(index | null).
  *
  * Returns {set(columns, {from, to, now, time}) (columns: {x: […], KEY: […]}, equally long, null for a gap, x ascending),
@@ -30,7 +30,7 @@ export function markOf(kind) {
  * columns() (what is drawn), range() ([from, to] of x), describe(index) (one line of text), canvas (getter), destroy()}.
  */
 export function chart(host, options) {
-  const o = { label: "", series: [], bands: [], height: 220, log: false, time: false, xlabel: "", ylabel: "", yformat: (value) => number(value), ...options };
+  const o = { label: "", series: [], bands: [], height: 220, log: false, time: false, xlabel: "", ylabel: "", xspace: 72, yformat: (value) => number(value), ...options };
   let columns = { x: [] };
   let view = {};
   let time = o.time;
@@ -38,6 +38,7 @@ export function chart(host, options) {
   let lines = [];
   let picked = null;
   let at = null; // index under the cursor
+  let held = null; // its x, where the keyboard put it: it stays at that point while the window moves
   let plot = null;
 
   host.classList.add("chart");
@@ -56,6 +57,7 @@ export function chart(host, options) {
   function build() {
     plot?.destroy();
     plot = new window.uPlot(settings(), data(), host);
+    plot.over.addEventListener("mousemove", () => { held = null; });
     plot.over.addEventListener("click", (event) => {
       const index = columns.x.length ? plot.posToIdx(event.offsetX) : null;
       if (index !== null) o.onpick?.(index);
@@ -66,7 +68,7 @@ export function chart(host, options) {
     const c = colours();
     const axis = { stroke: c.muted, font: FONT, grid: { stroke: c.grid, width: 1 }, ticks: { stroke: c.line, width: 1, size: 4 } };
     return {
-      width: Math.max(120, host.clientWidth), height: o.height, legend: { show: false }, padding: [12, 12, 0, 0],
+      width: Math.max(120, host.clientWidth), height: o.height, legend: { show: false }, padding: [12, 28, 0, 0],
       tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
       cursor: {
         y: false, points: { size: 7 }, drag: { x: Boolean(o.onzoom), y: false, setScale: false },
@@ -75,9 +77,9 @@ export function chart(host, options) {
       },
       scales: { x: { time, range: () => range() }, y: { distr: o.log ? 3 : 1, range: (_, low, high) => yRange(low, high) } },
       axes: [
-        { ...axis, size: time ? 44 : 32, space: 72, gap: 4, ...(time ? { values: (_, splits, __, ___, increment) => timeLabels(splits, increment) } : { incrs: WHOLE, values: (_, splits) => splits.map((x) => number(x, 9)) }) },
+        { ...axis, size: (_, labels) => ((labels ?? []).some((text) => text?.includes("\n")) ? 44 : 28), space: o.xspace, gap: 4, ...(time ? { values: (_, splits, __, ___, increment) => timeLabels(splits, increment) } : { incrs: WHOLE, values: (_, splits) => splits.map((x) => number(x, 9)) }) },
         { ...axis, size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
-          values: (_, splits) => splits.map((y) => (y === null || (o.log && !isPower(y)) ? "" : o.yformat(y))), ...(o.ylabel ? { label: o.ylabel, labelFont: FONT, labelSize: 18, labelGap: 0 } : {}) },
+          values: (u, splits) => splits.map((y) => (y === null || (o.log && !labelled(y, u.scales.y)) ? "" : o.yformat(y))), ...(o.ylabel ? { label: o.ylabel, labelFont: FONT, labelSize: 18, labelGap: 0 } : {}) },
       ],
       series: [{}, ...o.series.map((one) => line(one, c))],
       bands: o.bands.map(({ low, high, colour }) => ({ series: [indexOf(high), indexOf(low)], fill: c[colour] })),
@@ -109,7 +111,7 @@ export function chart(host, options) {
     for (const { y } of lines) if (low !== null && Number.isFinite(y) && (!o.log || y > 0)) [low, high] = [Math.min(low, y), Math.max(high, y)];
     if (low === null || low === undefined || !Number.isFinite(low)) return o.log ? [0.1, 10] : [0, 1];
     if (o.yrange) return o.yrange(low, high);
-    if (o.log) return [10 ** Math.floor(Math.log10(low)), 10 ** (Math.floor(Math.log10(high)) + 1)];
+    if (o.log) return [low / 1.25, high * 1.25];
     const space = (high - low || Math.abs(high) || 1) * 0.08;
     return [low - space, high + space];
   }
@@ -123,7 +125,7 @@ export function chart(host, options) {
 
   function moved(u) {
     const index = u.cursor.idx ?? null;
-    if (index === at) return;
+    if (index === at || held !== null) return;
     at = index;
     o.oncursor?.(index);
   }
@@ -151,10 +153,14 @@ export function chart(host, options) {
   }
 
   function cursor(index) {
+    held = index === null ? null : columns.x[index] ?? null;
+    place(held === null ? null : index);
+    o.oncursor?.(at);
+  }
+
+  function place(index) {
     at = index;
-    if (index === null || !columns.x.length) plot?.setCursor({ left: -10, top: -10 }, false);
-    else plot.setCursor({ left: plot.valToPos(columns.x[index], "x"), top: o.height / 3 }, false);
-    o.oncursor?.(index);
+    plot?.setCursor(index === null ? { left: -10, top: -10 } : { left: plot.valToPos(columns.x[index], "x"), top: o.height / 3 }, false);
   }
 
   function onKey(event) {
@@ -163,7 +169,8 @@ export function chart(host, options) {
     const inside = columns.x.flatMap((x, index) => (x >= from && x <= to ? [index] : []));
     if (!inside.length && event.key !== "Escape") return;
     const [first, last] = [inside[0], inside[inside.length - 1]];
-    const here = at ?? last;
+    const newest = view.now === null || view.now === undefined ? last : columns.x.findLastIndex((x) => x <= view.now);
+    const here = at ?? Math.max(first, Math.min(last, newest));
     const go = (index) => cursor(Math.max(first, Math.min(last, index)));
     const zoom = (factor) => {
       const middle = at === null ? to : columns.x[here];
@@ -195,6 +202,9 @@ export function chart(host, options) {
         time = timed;
         if (plot) build();
       } else plot?.setData(data());
+      const moved = held === null ? -1 : columns.x.indexOf(held);
+      if (moved >= 0 && plot) place(moved);
+      else if (held !== null) cursor(null);
     },
     marks(list) { marks = list; },
     lines(list) { lines = list; },
@@ -224,8 +234,10 @@ export function chart(host, options) {
 
 const WHOLE = [1, 2, 5].flatMap((digit) => Array.from({ length: 12 }, (_, power) => digit * 10 ** power)).sort((a, b) => a - b);
 
-function isPower(value) {
-  return Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
+/** Which values of a log axis have a label: powers of ten, and 2 and 5 between them where it is short. */
+function labelled(value, { min, max }) {
+  const digit = Math.round(value / 10 ** Math.floor(Math.log10(value) + 1e-9));
+  return digit === 1 || (max / min < 1000 && (digit === 2 || digit === 5));
 }
 
 function vertical(ctx, x, bbox, colour, dash, scale) {

@@ -7,7 +7,7 @@ export function number(value, digits = 4) {
   if (typeof value !== "number" || !Number.isFinite(value)) return NONE;
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e7 || size < 1e-4) return value.toExponential(Math.max(0, digits - 2)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
+  if (size >= 10 ** Math.max(7, digits) || size < 1e-4) return value.toExponential(Math.max(0, digits - 2)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
   const places = Math.max(0, Math.min(6, digits - 1 - Math.floor(Math.log10(size))));
   return count(Number(value.toFixed(places)));
 }
@@ -52,6 +52,14 @@ export function moment(seconds) {
   if (typeof seconds !== "number" || !Number.isFinite(seconds)) return NONE;
   const at = new Date(seconds * 1000);
   return Number.isNaN(at.getTime()) ? NONE : at.toISOString().slice(0, 19).replace("T", " ");
+}
+
+/** Seconds since 1970 as a cell of a table: like `moment`, with milliseconds where there are any; null for none. */
+export function stamp(seconds) {
+  const text = moment(seconds);
+  if (text === NONE) return null;
+  const thousandths = Math.round(seconds * 1000) % 1000;
+  return thousandths ? `${text}.${pad(Math.abs(thousandths), 3)}` : text;
 }
 
 /** Seconds since 1970 as "08:27:43" UTC; "–" for none. */

@@ -80,7 +80,7 @@ function fillChoices() {
   const kept = VIEWS.find(({ id }) => id === view)?.controls ?? [];
   for (const [name, { field }] of Object.entries(choices)) field.hidden = !kept.includes(name);
   byId("controls").hidden = kept.length === 0;
-  streams.show(store.streams.length ? store.streams : ids);
+  streams.show(ids.length ? ids : store.streams);
   target.fill(model.targets.map((name) => [name, name]), named || model.targets[0]);
   step.fill(Array.from({ length: model.horizon }, (_, at) => [at + 1, at === 0 ? "1 step" : `${at + 1} steps`]), Math.min(wanted, model.horizon));
   const open = store.ghost && of === "open" ? `page opened (version ${store.ghost.version})` : "page opened";
@@ -120,6 +120,7 @@ async function chooseModel() {
   const { model } = route.get();
   store.clear();
   versions = [];
+  if (!Array.from(byId("model").options).some(({ value }) => value === model)) byId("model").prepend(el("option", { value: model }, model));
   byId("model").value = model;
   document.title = model ? `${model} · freshet` : "freshet";
   try {
@@ -294,7 +295,10 @@ async function first() {
     if (error.status !== 403) throw error;
     notices.connection("refused", "No models");
     notices.message(`${error.message} This token does not see models${store.info.sees_all ? "; the view Service is yours" : ""}.`, { bad: true });
-    return store.info.sees_all ? (route.set({ view: "service" }, { replace: true }), show()) : undefined;
+    if (!store.info.sees_all) return;
+    if (route.get().view === "service") await show();
+    else route.set({ view: "service" }, { replace: true });
+    return;
   }
   if (!names.length && !route.get().model) {
     notices.connection("connected", "No models yet");

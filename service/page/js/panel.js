@@ -1,7 +1,7 @@
 // A panel: one picture with what it means, a sentence about now, its table and its exports.
 
 import { el, setText, table as tableOf } from "./dom.js";
-import { NONE, csv, fileName, number } from "./format.js";
+import { NONE, count, csv, fileName, number } from "./format.js";
 import { colours } from "./theme.js";
 
 const MOST_ROWS = 200; // of the table behind a chart; the CSV has all
@@ -96,7 +96,8 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
 
 function cell(value) {
   if (value === null || value === undefined) return NONE;
-  return typeof value === "number" ? number(value, 6) : String(value);
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? count(value) : number(value, 6);
 }
 
 function linked(address, text) {

@@ -63,7 +63,7 @@ export function pointPanel(ctx, { onclose }) {
       [`Forecast of ${names[index]}`, `${number(y, 6)}, ${plural(step, "step")} ahead`],
       ["Truth", truth === null ? "not known yet" : `${number(truth, 6)} (error ${number(y === null ? null : y - truth, 3)})`],
     ];
-    one.say(`Tick ${number(tick, 12)} of ${stream}: ${point.version === null ? "" : `version ${point.version} answered. `}${learned(point, truth)}.`);
+    one.say(`Tick ${number(tick, 12)} of ${stream}: ${point.version === null ? "" : `version ${point.version} answered. `}Its label ${learned(point, truth)}.`);
     one.body.replaceChildren(el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", { class: "number" }, value)])));
   }
 

@@ -4,7 +4,7 @@ import { path } from "../api.js";
 import { bars } from "../bars.js";
 import { chart, markOf } from "../chart.js";
 import { el, setText } from "../dom.js";
-import { number, percent, plural, short, times } from "../format.js";
+import { number, percent, plural, short, stamp, times } from "../format.js";
 import { panel } from "../panel.js";
 import { earlier, runningMean, scaleOf, squared, versionChanges } from "../windows.js";
 
@@ -60,7 +60,7 @@ function mount(root, ctx) {
   const file = () => [route.get().model];
 
   const over = panel({ name: "error", title: "Error over time", wide: true, doc: DOC, legend: LEGEND, table: overTable, canvases: () => [line.canvas], file,
-    help: "Squared error of each forecast relative to how much the series moves: lower is better, and one is about what repeating the last value costs." });
+    help: "Squared error of each forecast relative to how much the series moves, on a log scale: lower is better, and one is about what repeating the last value costs." });
   const select = el("select", { onchange: () => { of = select.value; draw(); } });
   const live = el("button", { type: "button", class: "small", hidden: true, onclick: () => route.set({ from: null, to: null }, { replace: true }) }, "Back to live");
   over.tools.append(el("label", {}, "of", select), live);
@@ -68,7 +68,7 @@ function mount(root, ctx) {
   const readout = el("p", { class: "readout", role: "status" }, HINT);
   over.body.append(lineHost, readout);
   const line = chart(lineHost, {
-    label: "Error over time", series: CURVES, height: 280, xlabel: "tick", yrange: (_, high) => [0, high * 1.08 || 1], oncursor: (index) => { setText(readout, index === null ? HINT : line.describe(index)); },
+    label: "Error over time", series: CURVES, height: 280, xlabel: "tick", log: true, oncursor: (index) => { setText(readout, index === null ? HINT : line.describe(index)); },
     onzoom: (from, to) => of !== ALL && route.set({ from, to }, { replace: true }), onlive: () => route.set({ from: null, to: null }, { replace: true }),
   });
 
@@ -83,7 +83,7 @@ function mount(root, ctx) {
     help: "Mean squared error of the first, second, … step: it grows with distance, and the gap to persistence is what the model knows of the future." });
   const stepsHost = el("div");
   horizon.body.append(stepsHost);
-  const steps = chart(stepsHost, { label: "Error by step ahead", xlabel: "step", height: 240, yrange: (_, high) => [0, high * 1.08 || 1],
+  const steps = chart(stepsHost, { label: "Error by step ahead", xlabel: "step", xspace: 32, height: 240, yrange: (_, high) => [0, high * 1.08 || 1],
     series: [{ key: "persistence", label: "persistence", colour: "persistence", dash: [2, 3], points: true }, { key: "served", label: "served", colour: "served", points: true }] });
 
   const coverage = panel({ name: "coverage", title: "What intervals hold", wide: true, table: coverageTable, newest: false, canvases: () => [coverageBars.canvas], file,
@@ -140,7 +140,9 @@ function mount(root, ctx) {
   function overTable() {
     const { x, ...curves } = line.columns();
     const keys = CURVES.map(({ key }) => key).filter((key) => curves[key]);
-    return { columns: [shownStream() === ALL ? "time (s)" : store.ticks(shownStream())?.timed() ? "event time (s)" : "tick", ...keys.map((key) => key.replace("_", " "))], rows: x.map((at, index) => [at, ...keys.map((key) => curves[key][index])]) };
+    const [clocked, timed] = [shownStream() === ALL, store.ticks(shownStream())?.timed()];
+    const first = clocked ? "time (UTC)" : timed ? "event time (UTC)" : "tick";
+    return { columns: [first, ...keys.map((key) => key.replace("_", " "))], rows: x.map((at, index) => [clocked || timed ? stamp(at) : at, ...keys.map((key) => curves[key][index])]) };
   }
 
   /* By stream, by step */

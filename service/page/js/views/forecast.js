@@ -2,7 +2,7 @@
 
 import { chart } from "../chart.js";
 import { el, setText } from "../dom.js";
-import { number, percent, plural, short, times } from "../format.js";
+import { number, percent, plural, short, stamp, times } from "../format.js";
 import { panel } from "../panel.js";
 import { pointPanel } from "../point.js";
 import { withNext } from "../windows.js";
@@ -56,11 +56,11 @@ export function ghostSentence({ wanted, ghost, scores, stream }) {
     return `The ghost of version ${ghost.version} starts from the state of now; its first ${WARM_UP} ticks are not scored${done ? ` (${plural(done, "label")} so far)` : ""}.`;
   }
   const ratio = scores.ghost / scores.served;
-  const of = stream ? ` of ${stream}` : "";
+  const whose = stream ? ` of ${stream}` : "";
   const labels = scores.labels > 0 ? ` of the last ${plural(scores.labels, "label")}` : "";
-  if (Math.abs(ratio - 1) < 0.02) return `Had it not learned since version ${ghost.version}, the squared error${of}${labels} would be the same.`;
+  if (Math.abs(ratio - 1) < 0.02) return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be the same.`;
   const paid = ratio > 1 ? "" : " Here learning has not paid, yet.";
-  return `Had it not learned since version ${ghost.version}, the squared error${of}${labels} would be ${times(ratio)} as large.${paid}`;
+  return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be ${times(ratio)} as large.${paid}`;
 }
 
 function mount(root, ctx) {
@@ -90,18 +90,22 @@ function mount(root, ctx) {
 
   function make(stream, height) {
     const title = el("h3", { class: "name", dir: "auto", title: stream }, short(stream, 80));
-    const drop = el("button", { type: "button", class: "small", "aria-label": `Take away ${stream}`, onclick: () => route.set({ streams: store.streams.filter((id) => id !== stream) }) }, "Take away");
+    const drop = el("button", { type: "button", class: "small", "aria-label": `Remove ${stream} from the view`, onclick: () => route.set({ streams: store.streams.filter((id) => id !== stream) }) }, "Remove");
     const host = el("div");
     const nothing = el("p", { class: "empty", hidden: true });
-    const readout = el("p", { class: "readout", role: "status" }, HINT);
+    const readout = el("p", { class: "readout", role: "status" });
     const element = el("section", { class: "multiple", "aria-label": stream, "data-stream": stream }, el("div", { class: "head" }, title, drop), host, nothing, readout);
     const one = { element, host, nothing, readout, drop, stream, height, ticks: null, shown: null };
     one.drawing = chart(host, {
       label: `Forecast and truth of ${stream}`, series: SERIES, bands: BANDS, height, xlabel: "tick", sync: "forecast", onzoom: zoom, onlive: toLive,
-      oncursor: (index) => setText(readout, index === null ? HINT : describe(one, index)),
+      oncursor: (index) => setText(readout, index === null ? hintOf(one) : describe(one, index)),
       onpick: (index) => open(one, index),
     });
     return one;
+  }
+
+  function hintOf({ stream, shown }) {
+    return shown && stream === store.streams[0] ? HINT : "";
   }
 
   function describe(one, index) {
@@ -145,10 +149,13 @@ function mount(root, ctx) {
     const none = !shown || shown.seq.length === 0;
     const outside = !none && from !== null && !shown[axis].some((x) => x >= from && x <= to);
     one.host.hidden = none || outside;
+    one.nothing.style.minHeight = `${one.height}px`;
     one.nothing.hidden = !(none || outside);
     if (none) setText(one.nothing, "No tick of this stream has been answered since the server started. The next one is drawn here.");
     if (outside) setText(one.nothing, "Nothing is kept of this stretch: the page sees the last ticks only. “Back to live” shows them.");
-    if (none || outside) return void (one.shown = null);
+    if (none || outside) one.shown = null;
+    if (!one.readout.textContent || none || outside) setText(one.readout, none || outside ? "" : hintOf({ stream: one.stream, shown }));
+    if (none || outside) return;
     const columns = withNext(shown, from === null || to >= shown[axis].at(-1) ? ticks.next : null, axis);
     one.shown = { window: shown, columns };
     one.step = ticks.step;
@@ -181,9 +188,9 @@ function mount(root, ctx) {
     const rows = [...charts.values()].flatMap((one) => {
       if (!one.shown) return [];
       const { window: shown } = one.shown;
-      return shown.seq.map((seq, at) => [one.stream, seq, shown.time[at], shown.truth[at], shown.y[at], shown.low[at], shown.high[at], shown.ghost[at], shown.version[at], shown.staleness[at]]);
+      return shown.seq.map((seq, at) => [one.stream, seq, stamp(shown.time[at]), shown.truth[at], shown.y[at], shown.low[at], shown.high[at], shown.ghost[at], shown.version[at], shown.staleness[at]]);
     });
-    return { columns: ["stream", "tick", "time (s)", "truth", "forecast", "low", "high", "ghost", "version", "labels not judged"], rows };
+    return { columns: ["stream", "tick", "time (UTC)", "truth", "forecast", "low", "high", "ghost", "version", "labels not judged"], rows };
   }
 
   function canvases() {
