@@ -24,6 +24,7 @@ def evaluate(tmp_path_factory):
         source = (
             f'import {{ {names} }} from "./js/{module}.js";\n{before}\nconsole.log(JSON.stringify({value} ?? null));'
         )
+        assert NODE is not None
         done = subprocess.run([NODE, "--input-type=module"], input=source, cwd=root, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

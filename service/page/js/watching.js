@@ -76,7 +76,7 @@ export function watching({ api, store, notices, onchange, ongone, paused }) {
       lost = true;
       notices.connection("lost", "Connection lost");
       notices.banner(`The connection to the server is lost. What you see is from before; the page tries again${wait > 1 ? ` every ${Math.round(wait)} s` : ""}.`, { bad: true });
-    } else if (refusal.status === 404 && ongone(refusal)) {
+    } else if ((refusal.status === 404 || refusal.status === 400) && ongone(refusal)) {
       openKey = "";
     } else {
       notices.connection("refused", refusal.status === 429 ? "Too many viewers" : "Refused");
