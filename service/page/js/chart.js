@@ -23,7 +23,8 @@ export function markOf(kind) {
  * label: name for a screen reader. series: [{key, label, colour (token), width = 2, dash, points (true: circles), steps (true: stairs)}].
  * bands: [{low, high (keys), colour (token)}]. log: y on a log₁₀ scale. time: x are seconds since 1970 (shown in UTC), else plain numbers.
  * xspace: px between labels of x, at least. yformat(value): text of a value. yrange(min, max) → [min, max]. sync: charts with the same key share a cursor.
- * onzoom(from, to): after a drag or the + and − keys. onlive(): double click or Escape. onpick(index): click or Enter. oncursor(index | null).
+ * onzoom(from, to): after a drag or the + and − keys. onlive(): double click or Escape. onpick(index): click or Enter. oncursor(index | null, keyboard: whether
+ * it is to be announced).
  *
  * Returns {set(columns, {from, to, now, time}) (columns: {x: […], KEY: […]}, equally long, null for a gap, x ascending),
  * marks([{x, kind, label}]), lines([{y, label, colour, dash}]), pick(x | null) (a line at what is open), cursor(index | null),
@@ -58,6 +59,7 @@ export function chart(host, options) {
     plot?.destroy();
     plot = new window.uPlot(settings(), data(), host);
     plot.over.addEventListener("mousemove", () => { held = null; });
+    if (o.onzoom) fingers(plot.over);
     plot.over.addEventListener("click", (event) => {
       const index = columns.x.length ? plot.posToIdx(event.offsetX) : null;
       if (index !== null) o.onpick?.(index);
@@ -127,7 +129,7 @@ export function chart(host, options) {
     const index = u.cursor.idx ?? null;
     if (index === at || held !== null) return;
     at = index;
-    o.oncursor?.(index);
+    o.oncursor?.(index, false);
   }
 
   function decorate(u) {
@@ -152,10 +154,10 @@ export function chart(host, options) {
     ctx.restore();
   }
 
-  function cursor(index) {
+  function cursor(index, keyboard = false) {
     held = index === null ? null : columns.x[index] ?? null;
     place(held === null ? null : index);
-    o.oncursor?.(at);
+    o.oncursor?.(at, keyboard);
   }
 
   function place(index) {
@@ -171,7 +173,7 @@ export function chart(host, options) {
     const [first, last] = [inside[0], inside[inside.length - 1]];
     const newest = view.now === null || view.now === undefined ? last : columns.x.findLastIndex((x) => x <= view.now);
     const here = at ?? Math.max(first, Math.min(last, newest));
-    const go = (index) => cursor(Math.max(first, Math.min(last, index)));
+    const go = (index) => cursor(Math.max(first, Math.min(last, index)), true);
     const zoom = (factor) => {
       const middle = at === null ? to : columns.x[here];
       o.onzoom?.(middle - (middle - from) * factor, middle + (to - middle) * factor);
@@ -204,6 +206,7 @@ export function chart(host, options) {
       } else plot?.setData(data());
       const moved = held === null ? -1 : columns.x.indexOf(held);
       if (moved >= 0 && plot) place(moved);
+      else if (held === null && at !== null) o.oncursor?.(at, false); // other values lie under the pointer
       else if (held !== null) cursor(null);
     },
     marks(list) { marks = list; },
@@ -230,6 +233,16 @@ export function chart(host, options) {
       plot = null;
     },
   };
+}
+
+/** A finger drags as a mouse does; up and down still scroll the page. */
+function fingers(over) {
+  over.style.touchAction = "pan-y";
+  for (const [pointer, mouse] of [["pointerdown", "mousedown"], ["pointermove", "mousemove"], ["pointerup", "mouseup"], ["pointercancel", "mouseup"]]) {
+    over.addEventListener(pointer, ({ pointerType, clientX, clientY }) => {
+      if (pointerType === "touch") over.dispatchEvent(new MouseEvent(mouse, { bubbles: true, clientX, clientY, movementX: 1 }));
+    });
+  }
 }
 
 const WHOLE = [1, 2, 5].flatMap((digit) => Array.from({ length: 12 }, (_, power) => digit * 10 ** power)).sort((a, b) => a - b);

@@ -20,6 +20,12 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Set a text that is read aloud only where the keyboard brought it about: what moves by itself or under a pointer is not. */
+export function announced(element, text, aloud) {
+  element.setAttribute("aria-live", aloud ? "polite" : "off");
+  setText(element, text);
+}
+
 /** A labelled `<select>`: options are [value, text] pairs. Returns {field, select, fill(options, value)}. */
 export function choice(label, { id, testid, onchange }) {
   const select = el("select", { id, "data-testid": testid, onchange: () => onchange(select.value) });

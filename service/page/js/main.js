@@ -23,6 +23,7 @@ const VIEWS = [ // controls: which of the page's choices the view heeds
 const MODELS = 100; // in the list; more are found by name
 const MANY = 12; // models from which on there is a field to find one
 const CALM = 1000; // ms between drawings where the system asks for reduced motion
+const VERSIONS = 10_000; // ms between two lists of versions
 const NONE_YET = 5000; // ms between looks for a first model
 
 const byId = (id) => document.getElementById(id);
@@ -33,6 +34,7 @@ const store = createStore();
 let paused = false;
 let mounted = null; // {id, show, handle}
 let versions = []; // numbers, newest first, that a ghost may be of
+let listed = 0; // when versions were
 let frame = 0;
 let drawn = 0;
 let tokensAsked = 0;
@@ -49,7 +51,9 @@ const api = createApi({
       tokensAsked += 1;
       asking = null;
       root.replaceChildren();
-      queueMicrotask(() => chrome(Boolean(store.info)) || (store.info && show()));
+      if (!store.info) return; // at the start: it goes on from there
+      chrome(true);
+      queueMicrotask(show);
     })();
     return asking;
   },
@@ -133,11 +137,20 @@ async function chooseModel() {
   }
   byId("pause").disabled = false;
   await show();
-  api.get(path`/models/${model}/versions`).then((reply) => {
+  listVersions();
+}
+
+async function listVersions() {
+  const { model } = route.get();
+  listed = performance.now();
+  try {
+    const reply = await api.get(path`/models/${model}/versions`);
     if (route.get().model !== model) return;
     versions = reply.versions.map(({ number }) => number);
-    fillChoices();
-  }).catch((error) => console.info(`no versions to choose a ghost from: ${error.message}`));
+    if (document.activeElement !== ghost.select) fillChoices();
+  } catch (error) {
+    console.info(`no versions to choose a ghost from: ${error.message}`);
+  }
 }
 
 function noModel(error) {
@@ -208,6 +221,7 @@ function paint() {
   frame = 0;
   if (document.hidden) return;
   if (store.changes.has("hello") || store.changes.has("model")) fillChoices();
+  if (store.changes.has("event") && performance.now() - listed > VERSIONS) listVersions();
   if (paused) return; // the changes wait in the store
   const changes = new Set(store.changes);
   store.changes.clear();
@@ -245,7 +259,7 @@ function chrome(visible) {
 
 route.on((now, before) => {
   if (!store.info) return;
-  if (now.model !== before.model) return void chooseModel();
+  if (now.model !== before.model) return void (now.model ? chooseModel() : first()).catch(failed);
   if (now.view !== before.view) return void show();
   fillChoices();
   ask();

@@ -4,6 +4,7 @@ import { el, setText, table as tableOf } from "./dom.js";
 import { NONE, count, csv, fileName, number } from "./format.js";
 import { colours } from "./theme.js";
 
+const EVERY = 1000; // ms between two fillings of an open table; one that is being read (has the focus) stays as it is
 const MOST_ROWS = 200; // of the table behind a chart; the CSV has all
 
 /**
@@ -35,6 +36,7 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
   const element = el("figure", { class: wide ? "panel wide" : "panel", "data-testid": `panel-${name}`, "aria-label": title }, caption, keys, nothing, body);
   if (doc) element.append(el("details", { class: "reading" }, el("summary", {}, "How to read this"), el("p", {}, doc)));
   let shownLegend = legend;
+  let filled = 0; // when the table was
 
   if (table) {
     exports.append(el("button", { type: "button", class: "small", "data-testid": `csv-${name}`, "aria-label": `Save ${title} as CSV`, onclick: saveTable }, "CSV"));
@@ -55,6 +57,7 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
 
   function fill() {
     if (!behind.open) return;
+    filled = performance.now();
     const { columns, rows } = table();
     const some = newest ? rows.slice(-MOST_ROWS) : rows.slice(0, MOST_ROWS);
     const old = behind.querySelector(".scroll");
@@ -89,7 +92,7 @@ export function panel({ name, title, help, doc, wide = false, legend = [], table
       if (text && nothing.firstChild?.textContent !== text) nothing.replaceChildren(el("p", {}, text), ...(node ? [node] : []));
     },
     refresh() {
-      if (behind?.open) fill();
+      if (behind?.open && performance.now() - filled > EVERY && !behind.contains(document.activeElement?.closest(".scroll"))) fill();
     },
   };
 }

@@ -3,7 +3,7 @@
 import { path } from "../api.js";
 import { bars } from "../bars.js";
 import { chart, markOf } from "../chart.js";
-import { el, setText } from "../dom.js";
+import { announced, el } from "../dom.js";
 import { number, percent, plural, short, stamp, times } from "../format.js";
 import { panel } from "../panel.js";
 import { earlier, runningMean, scaleOf, squared, versionChanges } from "../windows.js";
@@ -65,10 +65,10 @@ function mount(root, ctx) {
   const live = el("button", { type: "button", class: "small", hidden: true, onclick: () => route.set({ from: null, to: null }, { replace: true }) }, "Back to live");
   over.tools.append(el("label", {}, "of", select), live);
   const lineHost = el("div");
-  const readout = el("p", { class: "readout", role: "status" }, HINT);
+  const readout = el("p", { class: "readout", "aria-live": "off" }, HINT);
   over.body.append(lineHost, readout);
   const line = chart(lineHost, {
-    label: "Error over time", series: CURVES, height: 280, xlabel: "tick", log: true, oncursor: (index) => { setText(readout, index === null ? HINT : line.describe(index)); },
+    label: "Error over time", series: CURVES, height: 280, xlabel: "tick", log: true, oncursor: (index, keyboard) => announced(readout, index === null ? HINT : line.describe(index), keyboard),
     onzoom: (from, to) => of !== ALL && route.set({ from, to }, { replace: true }), onlive: () => route.set({ from: null, to: null }, { replace: true }),
   });
 

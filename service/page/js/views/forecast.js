@@ -1,8 +1,8 @@
 // Forecast against truth of the chosen streams, as they move, beside the ghost: the model had it not learned.
 
 import { chart } from "../chart.js";
-import { el, setText } from "../dom.js";
-import { number, percent, plural, short, stamp, times } from "../format.js";
+import { announced, el, setText } from "../dom.js";
+import { moment, number, percent, plural, short, stamp, times } from "../format.js";
 import { panel } from "../panel.js";
 import { pointPanel } from "../point.js";
 import { withNext } from "../windows.js";
@@ -93,12 +93,12 @@ function mount(root, ctx) {
     const drop = el("button", { type: "button", class: "small", "aria-label": `Remove ${stream} from the view`, onclick: () => route.set({ streams: store.streams.filter((id) => id !== stream) }) }, "Remove");
     const host = el("div");
     const nothing = el("p", { class: "empty", hidden: true });
-    const readout = el("p", { class: "readout", role: "status" });
+    const readout = el("p", { class: "readout", "aria-live": "off" });
     const element = el("section", { class: "multiple", "aria-label": stream, "data-stream": stream }, el("div", { class: "head" }, title, drop), host, nothing, readout);
     const one = { element, host, nothing, readout, drop, stream, height, ticks: null, shown: null };
     one.drawing = chart(host, {
       label: `Forecast and truth of ${stream}`, series: SERIES, bands: BANDS, height, xlabel: "tick", sync: "forecast", onzoom: zoom, onlive: toLive,
-      oncursor: (index) => setText(readout, index === null ? hintOf(one) : describe(one, index)),
+      oncursor: (index, keyboard) => announced(readout, index === null ? hintOf(one) : describe(one, index), keyboard),
       onpick: (index) => open(one, index),
     });
     return one;
@@ -109,9 +109,14 @@ function mount(root, ctx) {
   }
 
   function describe(one, index) {
-    const { seq, version } = one.shown?.window ?? { seq: [], version: [] };
-    const text = one.drawing.describe(index);
-    return seq[index] === undefined || seq[index] === null ? text : `${text}; tick ${number(seq[index], 9)}${version[index] === null ? "" : `, version ${version[index]}`}`;
+    const { window: shown, columns, timed } = one.shown ?? {};
+    if (!shown || columns.x[index] === undefined) return "";
+    const where = timed ? `${moment(columns.x[index])} UTC` : `tick ${number(columns.x[index], 12)}`;
+    const interval = (low, high) => (columns[low][index] === null ? "" : ` (${number(columns[low][index])} to ${number(columns[high][index])})`);
+    if (index >= shown.seq.length) return `${where}, not known yet: forecast ${number(columns.next[index])}${interval("nextLow", "nextHigh")}`;
+    const values = [["truth", columns.truth[index], ""], ["forecast", columns.y[index], interval("low", "high")], ["ghost", columns.ghost[index], ""]].filter(([, value]) => value !== null);
+    const version = shown.version[index] === null ? "" : `, version ${shown.version[index]}`;
+    return `${where}: ${values.map(([name, value, more]) => `${name} ${number(value)}${more}`).join(", ") || "nothing known"}${timed ? `; tick ${number(shown.seq[index], 12)}` : ""}${version}`;
   }
 
   function open(one, index) {
@@ -157,7 +162,7 @@ function mount(root, ctx) {
     if (!one.readout.textContent || none || outside) setText(one.readout, none || outside ? "" : hintOf({ stream: one.stream, shown }));
     if (none || outside) return;
     const columns = withNext(shown, from === null || to >= shown[axis].at(-1) ? ticks.next : null, axis);
-    one.shown = { window: shown, columns };
+    one.shown = { window: shown, columns, timed: axis === "time" };
     one.step = ticks.step;
     one.drawing.set(columns, { from, to, now: shown[axis].at(-1), time: axis === "time" });
   }
