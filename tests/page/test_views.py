@@ -176,6 +176,21 @@ def test_a_state_of_one_unit_one_look_or_none_is_read(run):
     assert first == "None of 2 units are saturated; this is the first look."
 
 
+def test_a_state_whose_gates_are_not_known_is_read_from_the_last_look_at_which_they_are(run):
+    body = """const at = (marked) => ({ time: 0, seq: 1, version: 1, values: [0.5, 0.1], marked });
+    const read = (...looks) => readState(units(looks));
+    give([read(at(null)), read(at([1]), at(null))]);"""
+    unknown, known = run("reading.js", "units, readState", body)
+    assert unknown == "How many of the 2 units are saturated is not known yet; this is the first look."
+    assert known == "1 of 2 units is saturated; 2 have not moved in the last 2 looks."
+
+
+def test_marks_of_different_kinds_at_one_moment_stand_beside_each_other(run):
+    body = """const at = (kind) => ({ time: 50, kind, reason: "x", version: 1 });
+    give(marks([at("vetoed"), at("rolled back"), at("drifted")], (t) => t, 100).map((m) => m.x));"""
+    assert run("verdicts.js", "marks", body) == [50, 62, 50]
+
+
 def test_marks_that_would_overlap_are_one_mark_with_all_their_events(run):
     body = """const at = (time, kind = "published", reason = "due") => ({ time, kind, reason, version: time });
     const found = marks([at(-5), at(0), at(4), at(9), at(30), at(31, "vetoed"),
@@ -297,7 +312,7 @@ def test_a_state_of_any_size_is_a_picture_that_fits(run, units, height):
     give([p.rows.reduce((sum, row) => sum + row.height, 0), p.rows[0].now, p.read(0, 3)]);"""
     tall, now, read = run("pictures.js", "statePicture", body)
     assert (tall, now) == (height, True)
-    assert read == "Unit 0 at 3 (tick 3, version 1): 0.5, saturated"
+    assert read == "Unit 0 at tick 3 (3, version 1): 0.5, saturated"
 
 
 def test_latency_is_compared_between_seconds_with_learning_and_without(run):

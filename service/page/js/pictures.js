@@ -62,17 +62,18 @@ export function statePicture(looks, { order, palette, clock, marked = "saturated
   if (!newest || !newest.values.length) return null;
   const height = UNIT_HEIGHTS.find(([most]) => order.length <= most)[1];
   const scale = around(looks.map(({ values }) => values));
-  const sets = looks.map((look) => new Set(look.marked));
+  const sets = looks.map((look) => new Set(look.marked ?? []));
   const rows = order.map((unit) => ({
     label: String(unit), unit, height, values: looks.map(({ values }) => values[unit] ?? null), now: sets[sets.length - 1].has(unit),
     marks: height < 4 ? [] : sets.flatMap((set, n) => (set.has(unit) ? [n] : [])),
   }));
   return {
     rows, columns: looks.length, scale, palette, legend: "value of a unit (0 is the middle)",
-    x: { label: "time of the look", tick: (column) => clock(looks[column].time) },
+    x: { label: "tick of the stream at the look", tick: (column) => String(looks[column].seq) },
     read: (row, column) => {
       const { unit } = rows[row], look = looks[column];
-      return `Unit ${unit} at ${clock(look.time)} (tick ${look.seq}, version ${look.version}): ${brief(look.values[unit])}${sets[column].has(unit) ? `, ${marked}` : ""}`;
+      const gates = look.marked ? "" : ", gates not known";
+      return `Unit ${unit} at tick ${look.seq} (${clock(look.time)}, version ${look.version}): ${brief(look.values[unit])}${sets[column].has(unit) ? `, ${marked}` : gates}`;
     },
   };
 }

@@ -87,11 +87,12 @@ export function readLayers(norms, saturated) {
 /**
  * What a layer's units did: {saturated, still, looks, order}.
  *
- * looks: states of one layer, oldest first: {values, marked}. order: units by falling variance.
+ * looks: states of one layer, oldest first: {values, marked}, marked null where the gates are not known. saturated: how
+ * many at the last look at which they are; null: at none of them. order: units by falling variance.
  */
 export function units(looks, most = 60) {
   const recent = looks.slice(-most), newest = recent[recent.length - 1];
-  if (!newest) return { saturated: 0, still: 0, looks: 0, order: [] };
+  if (!newest) return { saturated: null, still: 0, looks: 0, order: [] };
   const n = newest.values.length, variance = new Float64Array(n);
   let still = 0, scale = 0;
   for (const { values } of recent) for (const v of values) if (Number.isFinite(v)) scale = Math.max(scale, Math.abs(v));
@@ -103,7 +104,7 @@ export function units(looks, most = 60) {
     if (!(moved > STILL * scale)) still += 1;
   }
   const order = Array.from({ length: n }, (_, unit) => unit).sort((a, b) => variance[b] - variance[a] || a - b);
-  return { saturated: newest.marked.length, still, looks: recent.length, order };
+  return { saturated: recent.findLast(({ marked }) => marked)?.marked.length ?? null, still, looks: recent.length, order };
 }
 
 /** Reads a state: "3 of 32 units are saturated; 5 have not moved in the last 60 looks." found: of `units`. */
@@ -111,7 +112,8 @@ export function readState(found) {
   const n = found.order.length;
   if (!n) return "";
   const are = (k) => (k === 0 ? "none" : String(k));
-  const start = n === 1 ? `The only unit is ${found.saturated ? "" : "not "}saturated` : `${cap(are(found.saturated))} of ${n} units ${found.saturated === 1 ? "is" : "are"} saturated`;
+  const unknown = n === 1 ? "Whether the only unit is saturated is not known yet" : `How many of the ${n} units are saturated is not known yet`;
+  const start = found.saturated === null ? unknown : n === 1 ? `The only unit is ${found.saturated ? "" : "not "}saturated` : `${cap(are(found.saturated))} of ${n} units ${found.saturated === 1 ? "is" : "are"} saturated`;
   if (found.looks < 2) return `${start}; this is the first look.`;
   const span = `in the last ${found.looks} looks`;
   if (n === 1) return `${start}; it has ${found.still ? "not " : ""}moved ${span}.`;

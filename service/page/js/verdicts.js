@@ -20,6 +20,7 @@ export const MARKS = {
   skipped: { sign: "○", lane: 3, colour: "bad", word: "part of the journal left out" },
 };
 export const LANES = 4;
+const ASIDE = 12; // pixels between marks of different kinds
 
 /** The kind of an event's mark; a promotion is a publish "by hand" or of reason "promote…". */
 export function kindOf(event) {
@@ -46,6 +47,16 @@ export function marks(events, place, width, apart = 14) {
     } else {
       made.push((last[kind] = { kind, lane: mark.lane, events: [event], x, from: x }));
     }
+  }
+  return asideOf(made);
+}
+
+/** Move marks of a lane that stand on each other aside, as far as they can be told apart, in the order of time. */
+function asideOf(made) {
+  const free = {};
+  for (const mark of made) {
+    mark.x = Math.max(mark.x, free[mark.lane] ?? -Infinity);
+    free[mark.lane] = mark.x + ASIDE;
   }
   return made;
 }
@@ -87,7 +98,7 @@ export function explain(event) {
     const v = numbers[name];
     return { name, value: v >= LARGEST ? "not finite" : brief(v), words: NUMBERS[name] ? NUMBERS[name](v, numbers) : "" };
   });
-  return [{ name: "offset", value: String(event.offset ?? "–"), words: "Entries of the model's journal that the verdict covers." }, ...rows];
+  return [{ name: "offset", value: String(event.offset ?? "–"), words: "Entries of the model's journal before it." }, ...rows];
 }
 
 const NUMBERS = {

@@ -44,7 +44,7 @@ function reportsOf(store) {
 function lags(ctx) {
   let picture = null;
   const made = panel({
-    name: "lags", title: "How far back the gradient reaches", wide: true, file: file(ctx), canvases: () => [map.canvas], table: () => tableOfLags(picture),
+    name: "lags", title: "How far back the gradient reaches", wide: true, newest: false, file: file(ctx), canvases: () => [map.canvas], table: () => tableOfLags(picture),
     help: "Left is the newest label, right the first tick of the window. A wide row per layer is the newest report, the thin rows below it are those before. The bar stands where less than 1 % is left.",
     doc: "gradient_lag_norm: the gradient by a layer's output this many ticks back. Healthy: it falls, but is not zero at the last lag.\nFalling by orders of magnitude within a few lags is correct for a series that depends on its recent past. If you know of a longer memory: lru, whose gradient decays by a known rate; attention, whose gradient has direct paths; or lstm or gru rather than rnn; init=orthogonal. If many gates are saturated, they pass no gradient: lower learning_rate or init_gain, or set scaler to residual.\nFrom docs/learning.md, “The gradient vanishes”.",
   });
@@ -73,7 +73,7 @@ function newestLayers(picture) {
 
 function tableOfLags(picture) {
   if (!picture) return { columns: ["layer", "report", "ticks back", "norm"], rows: [] };
-  const rows = picture.rows.flatMap(({ name, report }) => report.layers[name].map((v, lag) => [name, moment(report.time), lag, v]));
+  const rows = [...picture.rows].sort((a, b) => b.newest - a.newest).flatMap(({ name, report }) => report.layers[name].map((v, lag) => [name, moment(report.time), lag, v]));
   return { columns: ["layer", "report (UTC)", "ticks back", "norm"], rows };
 }
 
@@ -149,7 +149,7 @@ function layers(ctx) {
     element: made.element,
     update(store, changes) {
       if (!since(changes, "gradient")) return;
-      const { by_layer: norms = {}, saturated = {} } = store.gradient ?? {};
+      const { by_layer: norms = {}, saturated = {} } = reportsOf(store).at(-1) ?? {};
       const names = [...new Set([...Object.keys(norms), ...Object.keys(saturated)])].filter((name) => name !== "all");
       rows = names.map((name) => [name, norms[name] ?? null, saturated[name] ?? null]);
       made.empty(rows.length ? "" : NO_REPORT);

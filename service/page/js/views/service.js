@@ -10,6 +10,7 @@ import { samplesPanel, sheet } from "./kit.js";
 const EVERY = 2000; // ms between two looks at the process
 const RECENT = 300; // seconds that the sentence on latency compares
 const HIDDEN = "This token does not see the process, which all tenants share: latencies and counts of the process need a token of the role METRICS, or of an administrator of the tenant default.";
+const NO_MODEL = "This is of a model, and this token sees none.";
 const LATENCY = ["latency_p50", "latency_p99", "step_p50", "queue_p99"];
 
 /** The service view: see `VIEWS` in main.js. It is also shown without a model. */
@@ -84,10 +85,10 @@ function latency(ctx, state) {
 
 function training(ctx, state) {
   const made = samplesPanel({
-    name: "training", title: "Training", sync: "service", file: file(ctx), nothing: "Nothing was learned while this page was open.",
-    help: "The share of each second in which trainers learned (of the process), and the updates and labels of this model: where they rise, does latency?",
+    name: "training", title: "Training", sync: "service", file: file(ctx), nothing: ctx.store.model ? "Nothing was learned while this page was open." : NO_MODEL,
+    help: "The share of each second in which the trainer was busy with this model, and its labels and updates: where they rise, does latency?",
     charts: [
-      { label: "Share of time with learning", title: "Share of time with learning", yformat: percent, yrange: (_, high) => [0, Math.max(0.1, high * 1.1)], height: 100, series: [{ key: "learning_share", label: "learning", colour: "served" }] },
+      { label: "Share of time with learning", title: "Share of time with learning", yformat: percent, yrange: (_, high) => [0, Math.max(0.5, high * 1.1)], height: 100, series: [{ key: "learning_share", label: "learning", colour: "served" }] },
       { label: "Per second", title: "Per second", yformat: brief, yrange: (_, high) => [0, Math.max(1, high * 1.1)], height: 120, series: [{ key: "learned_per_s", label: "labels", colour: "least_squares" }, { key: "updates_per_s", label: "updates", colour: "ghost", dash: [4, 3] }] },
     ],
   });
@@ -96,16 +97,15 @@ function training(ctx, state) {
     update() {
       const samples = samplesOf(ctx, state), last = samples.at(-1);
       made.draw({ samples, ...rangeOf(samples) });
-      const rate = last && Number.isFinite(last.learned_per_s) ? `${brief(last.learned_per_s)} labels and ${brief(last.updates_per_s)} updates in the last second` : "";
-      const share = last && Number.isFinite(last.learning_share) ? `${percent(last.learning_share)} of it learning` : "";
-      made.say([rate, share].filter(Boolean).join(", ").replace(/$/, rate || share ? "." : ""));
+      const share = last && Number.isFinite(last.learning_share) ? `, in ${percent(last.learning_share)} of it` : "";
+      made.say(last && Number.isFinite(last.learned_per_s) ? `In the last second ${brief(last.learned_per_s)} labels were learned, with ${brief(last.updates_per_s)} updates${share}.` : "");
     },
   };
 }
 
 function freshness(ctx, state) {
   const made = samplesPanel({
-    name: "freshness", title: "Freshness", sync: "service", file: file(ctx), nothing: "No answers and no labels yet: staleness appears with the first answer after a label.",
+    name: "freshness", title: "Freshness", sync: "service", file: file(ctx), nothing: ctx.store.model ? "No answers and no labels yet: staleness appears with the first answer after a label." : NO_MODEL,
     help: "How many labels had arrived that the answering weights had not been judged with, and how long labels wait.",
     doc: "Staleness is seq − judged_through: labels that had arrived and were not yet judged in the weights that answered. Tens are healthy; more means that the trainer is behind.\nLabel to serving: from a label on disk to serving weights that were judged with it. Unjudged: how long the oldest label on disk has waited.\nFrom docs/concepts.md, “What comes out”, and docs/learning.md.",
     charts: [

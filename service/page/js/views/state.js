@@ -1,7 +1,7 @@
 // State: the hidden state of one stream, units × time.
 
 import { el } from "../dom.js";
-import { clock, moment, short } from "../format.js";
+import { moment, short } from "../format.js";
 import { heat } from "../heat.js";
 import { panel } from "../panel.js";
 import { statePicture } from "../pictures.js";
@@ -34,7 +34,7 @@ function stateView(ctx) {
   const made = panel({
     name: "state", title: "Hidden state", wide: true, canvases: () => [map.canvas], file: () => [ctx.store.model?.name, chosen.stream, chosen.layer],
     help: "A row per unit of the layer, a column per look at the stream. Blue is negative, orange positive, as strong as the value is far from 0. A dot marks a saturated unit; beside the row: saturated now.",
-    doc: "A unit is marked while one of its gates is saturated (nearly 0 or 1, where it passes almost no gradient), or, in a cell without gates, while its value is at the end of its range (0.99 and more). Some saturated units are the memory of a cell. Many are a sign of inputs or weights that are too large: see “The gradient vanishes” in docs/learning.md.\nA unit that does not move carries nothing of the stream; too many of them: the model is larger than it needs to be.",
+    doc: "The gates are computed from one look to the next; at the first look, and after many ticks between two, they are not known.\nA unit is marked while one of its gates is saturated (nearly 0 or 1, where it passes almost no gradient), or, in a cell without gates, while its value is at the end of its range (0.99 and more). Some saturated units are the memory of a cell. Many are a sign of inputs or weights that are too large: see “The gradient vanishes” in docs/learning.md.\nA unit that does not move carries nothing of the stream; too many of them: the model is larger than it needs to be.",
     table: () => tableOf(shown),
   });
   const redraw = (key) => (value) => {
@@ -62,8 +62,10 @@ function stateView(ctx) {
     made.say(readState(found));
     if (!shown.length) return;
     const order = chosen.order === "unit" ? found.order.slice().sort((a, b) => a - b) : found.order;
-    map.draw(statePicture(shown, { order, palette: dark() ? "around-dark" : "around-light", clock }));
-    about.textContent = `${chosen.stream}, tick ${newest.seq}, answered by version ${newest.version}. The scale is symmetric and fitted to the looks that are shown.`;
+    map.draw(statePicture(shown, { order, palette: dark() ? "around-dark" : "around-light", clock: moment }));
+    const { hidden = 0 } = ctx.store.model ?? {}, most = shown.at(-1).values.length;
+    const part = hidden > most && most >= 512 ? ` The first ${most} of ${hidden} units are shown.` : "";
+    about.textContent = `${chosen.stream}, tick ${newest.seq}, answered by version ${newest.version}.${part} The scale is symmetric and fitted to the looks that are shown.`;
     made.refresh();
   }
 
@@ -75,7 +77,7 @@ function looksOf(states, layer) {
   const looks = [];
   for (const state of states) {
     const found = state.layers.find(({ name }) => name === layer);
-    if (found && looks.at(-1)?.seq !== state.seq) looks.push({ time: state.time, seq: state.seq, version: state.version, values: found.values, marked: found.marked ?? [] });
+    if (found && looks.at(-1)?.seq !== state.seq) looks.push({ time: state.time, seq: state.seq, version: state.version, values: found.values, marked: found.marked ?? null });
   }
   const n = looks.at(-1)?.values.length;
   return looks.filter(({ values }) => values.length === n).slice(-LOOKS);
@@ -90,7 +92,7 @@ function emptyText(store, stream) {
 function tableOf(looks) {
   const n = looks.at(-1)?.values.length ?? 0;
   const columns = ["time (UTC)", "tick", "version", "saturated units", ...Array.from({ length: n }, (_, unit) => `unit ${unit}`)];
-  return { columns, rows: looks.map((look) => [moment(look.time), look.seq, look.version, look.marked.join(" "), ...look.values]) };
+  return { columns, rows: looks.map((look) => [moment(look.time), look.seq, look.version, look.marked ? look.marked.join(" ") : null, ...look.values]) };
 }
 
 function dark() {

@@ -179,7 +179,7 @@ function verdict(ctx, state, choose) {
       if (!event) return;
       rows = explain(event);
       made.say(`${moment(event.time)} UTC: ${tell(event)}`);
-      setText(sentence, rows.length < 2 ? "There are no numbers to this event." : "");
+      setText(sentence, rows.length < 2 ? "It has no other numbers." : "");
       numbers.replaceChildren(...rows.flatMap(({ name, value, words }) => [el("dt", {}, name), el("dd", {}, el("b", {}, value), words ? ` ${words}` : "")]));
       made.refresh();
     },
@@ -246,11 +246,12 @@ function list(ctx, state, changed) {
   }
 
   function tableOfVersions() {
+    const today = moment(nowOf(ctx.store)).slice(0, 10);
     const made = table({
       columns: ["version", ...TITLES.slice(2)], label: "Versions, the newest first", testid: "table-versions", show: (v) => (v instanceof Node ? v : v === null ? "–" : typeof v === "number" ? brief(v) : String(v)),
       rows: state.versions.map((version) => {
         const [, , parent, made, loss, against, digest, offset] = cells(version);
-        return [named(version), String(parent), made, loss, against, digest.slice(0, 8), String(offset)];
+        return [named(version), String(parent), made.slice(0, 10) === today ? made.slice(11) : made, loss, against, digest.slice(0, 8), String(offset)];
       }),
     });
     made.classList.add("versions-list");
