@@ -1,7 +1,8 @@
 // A heat map on a canvas: rows × columns in colours, with axis, legend, marks, and a readout by pointer and keyboard.
 // Everything of the picture is drawn on the one canvas, so that its PNG is complete. Owned by a view: mount, draw, destroy.
 
-import { el } from "./dom.js";
+import { announced, el } from "./dom.js";
+import { short } from "./format.js";
 import { brief, colourOf, pool, wholes } from "./scale.js";
 
 const TOP = 4, AXIS = 36, LEGEND = 32, TEXT = 18, LEFT_MOST = 150, GUTTER = 14; // pixels
@@ -22,18 +23,18 @@ const FONT = "12px system-ui, sans-serif", LINE = 13;
 export function heat(host, { name, colours }) {
   const box = el("div", { class: "heat" });
   const canvas = el("canvas", { role: "application", tabindex: "0", "aria-roledescription": "heat map", "aria-label": name });
-  const readout = el("output", { class: "readout" });
+  const readout = el("p", { class: "readout", "aria-live": "off" });
   box.append(canvas, readout);
   host.append(box);
   const state = { picture: null, at: null, plan: null };
 
   const paint = () => state.picture && (state.plan = render(canvas, state.picture, state.at, colours()));
-  const say = () => (readout.textContent = state.at ? state.picture.read(state.at.row, state.at.column) : hint());
-  const select = (at) => {
+  const say = (aloud) => announced(readout, state.at ? state.picture.read(state.at.row, state.at.column) : hint(), aloud);
+  const select = (at, aloud = false) => {
     if (same(at, state.at)) return;
     state.at = at;
     paint();
-    say();
+    say(aloud);
   };
   canvas.addEventListener("pointermove", (event) => state.plan && select(hit(state, event)));
   canvas.addEventListener("pointerdown", (event) => state.plan && select(hit(state, event)));
@@ -43,7 +44,7 @@ export function heat(host, { name, colours }) {
     const next = state.picture && step(event.key, state.at, state.picture);
     if (next === undefined) return;
     event.preventDefault();
-    select(next);
+    select(next, true);
   });
   const watcher = new ResizeObserver(paint);
   watcher.observe(box);
@@ -54,7 +55,7 @@ export function heat(host, { name, colours }) {
       state.picture = picture;
       state.at = inside(state.at, picture);
       paint();
-      say();
+      say(false);
     },
     destroy() {
       watcher.disconnect();
@@ -295,9 +296,9 @@ function line(pen, x0, y0, x1, y1, colour, thick) {
   pen.stroke();
 }
 
+/** The text, or as much of its start and end as fits: names of layers differ at their ends. */
 function shorten(pen, text, width) {
-  if (pen.measureText(text).width <= width) return text;
-  let n = text.length;
-  while (n > 1 && pen.measureText(`${text.slice(0, n)}…`).width > width) n -= 1;
-  return `${text.slice(0, n)}…`;
+  let shown = text;
+  for (let n = Array.from(text).length - 1; n > 2 && pen.measureText(shown).width > width; n -= 1) shown = short(text, n);
+  return shown;
 }

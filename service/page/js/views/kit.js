@@ -2,7 +2,7 @@
 
 import { chart } from "../chart.js";
 import { columnsOf, tableOf } from "../columns.js";
-import { el } from "../dom.js";
+import { announced, el } from "../dom.js";
 import { moment } from "../format.js";
 import { panel } from "../panel.js";
 
@@ -46,12 +46,16 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
     table: () => tableOf(known, names, moment),
     canvases: () => drawn.filter(({ whole }) => !whole.hidden).map(({ chart: one, title }) => ({ title, canvas: one.canvas })),
   });
-  const readout = el("p", { class: "readout" });
+  const readout = el("p", { class: "readout", "aria-live": "off" });
   for (const one of charts) {
     const host = el("div", {}), whole = el("div", {}, one.title ? el("h3", {}, one.title) : null, host);
     made.body.append(whole);
-    const show = (index) => (readout.textContent = index === null ? "" : drawn.map(({ chart: each }) => each.describe(index)).filter(Boolean).join("; "));
-    drawn.push({ ...one, whole, chart: chart(host, { height: 180, ...one, time: true, sync, oncursor: show }) });
+    const held = { ...one, whole, at: null };
+    drawn.push(held);
+    held.chart = chart(host, { height: 180, ...one, time: true, sync, oncursor: (index, aloud) => {
+      held.at = index;
+      announced(readout, described(drawn), aloud);
+    } });
   }
   made.body.append(readout);
   return {
@@ -71,4 +75,10 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
     },
     destroy: () => drawn.forEach(({ chart: one }) => one.destroy()),
   };
+}
+
+/** What is under the cursors of charts on one axis: the time once, then the values of each. */
+function described(drawn) {
+  const texts = drawn.filter(({ at }) => at !== null).map(({ chart: one, at }) => one.describe(at)).filter(Boolean);
+  return texts.map((text, n) => (n ? text.slice(text.indexOf(": ") + 2) : text)).join(", ");
 }

@@ -9,7 +9,8 @@ const NAMES = ["published", "vetoed, rolled back", "drift, promoted, anchor", "p
 
 /**
  * Lanes in `host`, above a chart. over(): the chart's element that its lines are drawn in; colours(): of the theme, by token;
- * onpick(event): one was chosen by click or Enter; onread(text): what is under the pointer or the keyboard.
+ * onpick(event): one was chosen by click or Enter; onread(text, aloud): what is under the pointer, or
+ * under the keyboard, which is to be announced.
  *
  * Returns {canvas, draw({events, from, to, chosen, flags: [{time, text}]}), destroy()}; events are the oldest first, from and to are seconds.
  */
@@ -18,10 +19,10 @@ export function lanes(host, { over, colours, onpick, onread }) {
   host.append(canvas);
   const state = { drawn: null, made: [], at: -1 };
   const paint = () => state.drawn && (state.made = render(canvas, state.drawn, over(), state.at, colours()));
-  const go = (n) => {
+  const go = (n, aloud = false) => {
     state.at = Math.max(-1, Math.min(state.made.length - 1, n));
     paint();
-    onread(state.at < 0 ? "" : read(state.made[state.at]));
+    onread(state.at < 0 ? "" : read(state.made[state.at]), aloud);
   };
   const open = () => state.at >= 0 && onpick(state.made[state.at].events.at(-1));
   canvas.addEventListener("pointermove", (event) => go(nearest(state.made, event.offsetX, event.offsetY)));
@@ -36,7 +37,7 @@ export function lanes(host, { over, colours, onpick, onread }) {
     const to = { ArrowLeft: here < 0 ? last : Math.max(0, here - 1), ArrowRight: here < 0 ? last : here + 1, Home: 0, End: last, Escape: -1, Enter: here }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    go(to);
+    go(to, true);
     if (event.key === "Enter") open();
   });
   const watcher = new ResizeObserver(paint);

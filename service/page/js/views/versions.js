@@ -2,7 +2,7 @@
 
 import { chart } from "../chart.js";
 import { columnsOf, columnsOfVersions } from "../columns.js";
-import { el, setText, table } from "../dom.js";
+import { announced, el, setText, table } from "../dom.js";
 import { clock, moment } from "../format.js";
 import { panel } from "../panel.js";
 import { brief } from "../scale.js";
@@ -79,20 +79,20 @@ function timeline(ctx, state, choose) {
     table: () => tableOfEvents(ctx.store.events, shown),
   });
   const hosts = { strip: el("div", {}), gate: el("div", {}), loss: el("div", {}) };
-  const readout = el("p", { class: "readout" });
+  const readout = el("p", { class: "readout", "aria-live": "off" });
   const span = picker("Show", "timeline-span", (value) => zoom(value ? nowOf(ctx.store) - Number(value) : null, value ? nowOf(ctx.store) : null));
   made.tools.append(span.element);
   const titled = { gate: el("div", {}, el("h3", {}, "Loss as the gate sees it, per version and veto"), hosts.gate), loss: el("div", {}, el("h3", {}, "Scaled loss of each second"), hosts.loss) };
   made.body.append(hosts.strip, titled.gate, titled.loss, readout);
-  const say = (text) => setText(readout, text);
+  const say = (text, aloud) => announced(readout, text, aloud);
   const zoom = (from, to) => ctx.route.set({ from: from && Number(from.toPrecision(13)), to: to && Number(to.toPrecision(13)) }, { replace: true });
   const shared = { time: true, sync: "versions", onzoom: zoom, onlive: () => zoom(null, null), yformat: brief, height: 150 };
   const gate = chart(hosts.gate, {
-    ...shared, label: "Loss as the gate sees it", oncursor: (n) => say(n === null ? "" : `${shown.gate.number?.[n] ? `Version ${shown.gate.number[n]}, ` : "Veto, "}${gate.describe(n)}`), onpick: (n) => choose(nearestEvent(ctx.store.events, shown.gate.x[n])),
+    ...shared, label: "Loss as the gate sees it", oncursor: (n, aloud) => say(n === null ? "" : `${shown.gate.number?.[n] ? `Version ${shown.gate.number[n]}, ` : "Veto, "}${gate.describe(n)}`, aloud), onpick: (n) => choose(nearestEvent(ctx.store.events, shown.gate.x[n])),
     series: [{ key: "loss", label: "candidate", colour: "served", points: true }, { key: "anchor_loss", label: "anchor", colour: "ghost", dash: [4, 4], points: true }],
   });
   const loss = chart(hosts.loss, {
-    ...shared, label: "Scaled loss of each second", oncursor: (n) => n !== null && say(loss.describe(n)),
+    ...shared, label: "Scaled loss of each second", oncursor: (n, aloud) => n !== null && say(loss.describe(n), aloud),
     series: [{ key: "loss", label: "candidate", colour: "served" }, { key: "persistence", label: "persistence", colour: "persistence", dash: [4, 4] }],
   });
   const strip = lanes(hosts.strip, { over: () => hosts[titled.gate.hidden ? "loss" : "gate"].querySelector(".u-over"), colours, onpick: choose, onread: say });
@@ -116,7 +116,7 @@ function timeline(ctx, state, choose) {
       loss.set(shown.loss, { from, to });
       gate.pick(chosen ? chosen.time : null);
       loss.pick(chosen ? chosen.time : null);
-      const flags = state.versions.filter(({ champion, anchor }) => champion || anchor).map(({ number, created, champion }) => ({ time: created, text: `${champion ? "champion" : "anchor"} ${number}` }));
+      const flags = state.versions.filter(({ champion, anchor }) => champion || anchor).map(({ number, created, champion, anchor }) => ({ time: created, text: `${[champion && "champion", anchor && "anchor"].filter(Boolean).join(" and ")} ${number}` }));
       strip.draw({ events, from, to, chosen, flags });
       made.refresh();
     },
