@@ -111,22 +111,17 @@ export function units(looks, most = 60) {
 export function readState(found) {
   const n = found.order.length;
   if (!n) return "";
-  const are = (k) => (k === 0 ? "none" : String(k));
   const unknown = n === 1 ? "Whether the only unit is saturated is not known yet" : `How many of the ${n} units are saturated is not known yet`;
-  const start = found.saturated === null ? unknown : n === 1 ? `The only unit is ${found.saturated ? "" : "not "}saturated` : `${cap(are(found.saturated))} of ${n} units ${found.saturated === 1 ? "is" : "are"} saturated`;
+  const start = found.saturated === null ? unknown : n === 1 ? `The only unit is ${found.saturated ? "" : "not "}saturated` : `${found.saturated || "None"} of ${n} units ${found.saturated === 1 ? "is" : "are"} saturated`;
   if (found.looks < 2) return `${start}; this is the first look.`;
   const span = `in the last ${found.looks} looks`;
   if (n === 1) return `${start}; it has ${found.still ? "not " : ""}moved ${span}.`;
-  return `${start}; ${are(found.still)} ${found.still === 1 ? "has" : "have"} not moved ${span}.`;
+  return found.still ? `${start}; ${found.still} ${found.still === 1 ? "has" : "have"} not moved ${span}.` : `${start}; all have moved ${span}.`;
 }
 
 function several(layers) {
   const names = layers.map((layer) => layer.name);
   return names.length > 3 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", ");
-}
-
-function cap(text) {
-  return text[0].toUpperCase() + text.slice(1);
 }
 
 /** Reads latency beside training: whether ticks wait longer in seconds with learning than in those without. */

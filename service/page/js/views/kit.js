@@ -6,7 +6,7 @@ import { announced, el } from "../dom.js";
 import { moment } from "../format.js";
 import { panel } from "../panel.js";
 
-const SHEET = "page/views.css";
+const SHEET = new URL("../../views.css", import.meta.url).href; // beside the modules, wherever they are served from
 
 /** Load the style sheet of these views, once. */
 export function sheet() {

@@ -88,7 +88,7 @@ function training(ctx, state) {
     name: "training", title: "Training", sync: "service", file: file(ctx), nothing: ctx.store.model ? "Nothing was learned while this page was open." : NO_MODEL,
     help: "The share of each second in which the trainer was busy with this model, and its labels and updates: where they rise, does latency?",
     charts: [
-      { label: "Share of time with learning", title: "Share of time with learning", yformat: percent, yrange: (_, high) => [0, Math.max(0.5, high * 1.1)], height: 100, series: [{ key: "learning_share", label: "learning", colour: "served" }] },
+      { label: "Share of time with learning", title: "Share of time with learning", yformat: percent, yrange: (_, high) => [0, Math.max(1, high)], height: 100, series: [{ key: "learning_share", label: "learning", colour: "served" }] },
       { label: "Per second", title: "Per second", yformat: brief, yrange: (_, high) => [0, Math.max(1, high * 1.1)], height: 120, series: [{ key: "learned_per_s", label: "labels", colour: "least_squares" }, { key: "updates_per_s", label: "updates", colour: "ghost", dash: [4, 3] }] },
     ],
   });
@@ -110,7 +110,7 @@ function freshness(ctx, state) {
     doc: "Staleness is seq − judged_through: labels that had arrived and were not yet judged in the weights that answered. Tens are healthy; more means that the trainer is behind.\nLabel to serving: from a label on disk to serving weights that were judged with it. Unjudged: how long the oldest label on disk has waited.\nFrom docs/concepts.md, “What comes out”, and docs/learning.md.",
     charts: [
       { label: "Staleness in labels", title: "Staleness, labels", yformat: brief, yrange: (_, high) => [0, Math.max(4, high * 1.1)], height: 120, series: [{ key: "staleness_p95", label: "staleness, 95 %", colour: "ghost" }, { key: "staleness_p50", label: "staleness, half", colour: "served" }] },
-      { label: "Seconds", title: "Seconds", yformat: duration, yrange: (_, high) => [0, Math.max(0.1, high * 1.1)], height: 120, series: [{ key: "freshness_p50", label: "label to serving, half", colour: "least_squares" }, { key: "unjudged_seconds", label: "unjudged", colour: "drift", dash: [4, 3] }] },
+      { label: "Seconds", title: "Seconds", yformat: duration, yrange: (_, high) => [0, Math.max(0.1, high * 1.1)], height: 120, series: [{ key: "freshness_p50", label: "label to serving, half", colour: "least_squares", points: true }, { key: "unjudged_seconds", label: "unjudged", colour: "drift", dash: [4, 3] }] },
     ],
   });
   return {

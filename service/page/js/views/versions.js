@@ -22,24 +22,29 @@ export default {
   show: ["samples"],
   mount(root, ctx) {
     sheet();
-    const state = { versions: [], chosen: null, problem: "", asked: -Infinity, timer: 0, gone: false };
+    const state = { listed: [], versions: [], chosen: null, problem: "", asked: -Infinity, timer: 0, gone: false };
     const choose = (event) => {
       state.chosen = event;
       draw();
     };
     const parts = [timeline(ctx, state, choose), verdict(ctx, state, choose), list(ctx, state, fetchVersions)];
     root.append(...parts.map(({ element }) => element));
-    const draw = () => ctx.store.model && parts.forEach((part) => part.update());
+    const draw = () => {
+      const { model } = ctx.store;
+      if (!model) return;
+      state.versions = state.listed.map((version) => ({ ...version, champion: version.number === model.champion, anchor: version.number === model.anchor }));
+      if (state.listed.length && !state.listed.some(({ number }) => number === model.champion)) fetchVersions(); // it is newer than the list
+      parts.forEach((part) => part.update());
+    };
 
     /** Ask for the list, but not more often than once in APART. */
     function fetchVersions() {
-      clearTimeout(state.timer);
-      state.timer = setTimeout(async () => {
-        state.asked = performance.now();
+      state.timer ||= setTimeout(async () => {
+        Object.assign(state, { asked: performance.now(), timer: 0 });
         const { model } = ctx.route.get();
         try {
           const reply = await ctx.api.get(ctx.path`/models/${model}/versions`);
-          Object.assign(state, { versions: reply.versions, problem: "" });
+          Object.assign(state, { listed: reply.versions, problem: "" });
         } catch (error) {
           state.problem = error.message;
         }
@@ -50,7 +55,7 @@ export default {
     fetchVersions();
     return {
       update(changes) {
-        if (changes.has("clear")) Object.assign(state, { versions: [], chosen: null });
+        if (changes.has("clear")) Object.assign(state, { listed: [], versions: [], chosen: null });
         if (changes.has("hello") || (changes.has("event") && NEW_VERSIONS.includes(ctx.store.events.at(-1)?.kind))) fetchVersions();
         draw();
       },
