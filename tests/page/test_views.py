@@ -150,6 +150,15 @@ def test_each_picture_is_read_by_the_healthy_ranges(run, call, words):
     assert all(word in read for word in words), read
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("null", "Waiting"), ("{ learned: 0 }", "has not learned a label"), ("{ learned: 9, paused: true }", "paused"),
+     ("{ learned: 9 }", "since this page was opened"), ("{ learned: 0, spec: { learn: false } }", "learn = false")],
+)  # fmt: skip
+def test_without_a_report_the_page_says_why(run, model, words):
+    assert words in run("reading.js", "noReport", f"give(noReport({model}));")
+
+
 def test_the_healthy_ranges_are_those_of_the_page_on_learning(run):
     assert run("reading.js", "RATIO", "give([RATIO.low, RATIO.high]);") == [1e-4, 1e-2]
     learning = (PAGE.parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
@@ -346,6 +355,14 @@ def test_losses_of_the_gate_are_those_of_versions_and_of_vetoes(run):
       { kind: "published", time: 1, numbers: { loss: 0.1 } }])
       .map((row) => [row.created, row.loss, row.anchor_loss]));"""
     assert run("verdicts.js", "gateRows", body) == [[1, 0.1, None], [2, 0.3, 0.1]]
+
+
+def test_a_timeline_begins_where_enough_happened_and_one_old_version_does_not_press_it_together(run):
+    body = """const recent = Array.from({ length: 30 }, (_, n) => 1e6 - 10 * n);
+    give([beginning([1, ...recent], 1e6, ""), beginning([1, ...recent], 1e6, "all"),
+      beginning([1, ...recent], 1e6, "120"),
+      beginning([9e5, 8e5], 1e6, ""), beginning([], 1e6, "")]);"""
+    assert run("verdicts.js", "beginning", body) == [999_100, 1, 999_880, 800_000, 999_940]
 
 
 def test_an_event_of_a_later_server_is_shown_as_it_is_named(run):

@@ -42,6 +42,16 @@ export function readLags(layers) {
   return `The gradient of ${first.name} falls below ${percent(FADED)} of its largest at ${count(first.faded, "tick")} back${others}: ${who} cannot learn from events further away.`;
 }
 
+/** Why there is no report of a gradient. model: MODEL, or null before it is known. */
+export function noReport(model) {
+  const rule = "One update in 16 reports its gradient by layer and lag.";
+  if (!model) return "Waiting for the server.";
+  if (model.spec?.learn === false) return "This model does not learn (learn = false), so it has no gradients.";
+  if (model.paused) return "Learning is paused: gradients are reported again when it is resumed, in the view Versions.";
+  if (!model.learned) return `No gradient report yet: this model has not learned a label. ${rule}`;
+  return `No gradient report since this page was opened. ${rule}`;
+}
+
 /** Reads the norm and the clip. norms: recent ones; clipped: recent shares, null where unknown; clip: null or 0 for none. */
 export function readNorm(norms, clipped, clip) {
   const known = norms.filter(Number.isFinite);

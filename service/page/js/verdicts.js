@@ -20,6 +20,8 @@ export const MARKS = {
   skipped: { sign: "○", lane: 3, colour: "bad", word: "part of the journal left out" },
 };
 export const LANES = 4;
+export const SPANS = [120, 900, 3600, 86400]; // seconds that a timeline shows
+const ENOUGH = 20; // events and versions
 const ASIDE = 12; // pixels between marks of different kinds
 
 /** The kind of an event's mark; a promotion is a publish "by hand" or of reason "promote…". */
@@ -135,6 +137,19 @@ export function shownEvents(events) {
 export function gateRows(versions, events) {
   const vetoes = events.filter(({ kind, numbers }) => kind === "vetoed" && numbers && Number.isFinite(numbers.loss));
   return [...versions, ...vetoes.map(({ time, numbers }) => ({ created: time, number: null, loss: numbers.loss, anchor_loss: numbers.anchor_score ?? null }))];
+}
+
+/**
+ * Where an axis of time begins that ends `now`: span: seconds, "all", or "" for the shortest of SPANS that has ENOUGH of
+ * what happened, so that one old version does not press the rest together. times: of what is known, in any order.
+ */
+export function beginning(times, now, span) {
+  const first = Math.min(now - 60, ...times.filter(Number.isFinite));
+  if (span === "all") return first;
+  if (span) return now - Number(span);
+  const enough = Math.min(ENOUGH, times.length);
+  const found = SPANS.find((seconds) => times.filter((time) => time >= now - seconds).length >= enough);
+  return found ? Math.max(first, now - found) : first;
 }
 
 /** Reads the timeline: what happened in the events that are known. */

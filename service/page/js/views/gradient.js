@@ -5,12 +5,11 @@ import { clock, moment } from "../format.js";
 import { heat } from "../heat.js";
 import { panel } from "../panel.js";
 import { lagPicture } from "../pictures.js";
-import { RATIO, readLags, readLayers, readNorm, readRatio } from "../reading.js";
+import { RATIO, noReport, readLags, readLayers, readNorm, readRatio } from "../reading.js";
 import { brief, percent } from "../scale.js";
 import { colours } from "../theme.js";
 import { samplesPanel, sheet } from "./kit.js";
 
-const NO_REPORT = "No gradient report yet: this model has not learned a label. One update in 16 reports its gradient by layer and lag.";
 const RECENT = 60; // samples that the sentences are about
 
 /** The gradient view: see `views` in main.js. */
@@ -54,9 +53,9 @@ function lags(ctx) {
   return {
     element: made.element,
     update(store, changes) {
-      if (!since(changes, "gradient")) return;
+      if (!since(changes, "gradient", "model")) return;
       picture = lagPicture(reportsOf(store), clock);
-      made.empty(picture ? "" : NO_REPORT);
+      made.empty(picture ? "" : noReport(store.model));
       made.say(picture ? readLags(newestLayers(picture)) : "");
       if (!picture) return;
       note.textContent = picture.note;
@@ -81,7 +80,7 @@ function norm(ctx) {
   const sizes = { label: "Norm of the gradient", series: [{ key: "norm", label: "norm before the clip", colour: "served" }], log: true, yformat: brief };
   const shares = { label: "Share of the updates that were clipped", title: "Clipped updates", series: [{ key: "clipped", label: "share clipped", colour: "ghost" }], height: 110, yformat: percent, yrange: () => [0, 1] };
   const made = samplesPanel({
-    name: "norm", title: "Norm of the gradient", sync: "gradient", charts: [sizes, shares], nothing: NO_REPORT, file: file(ctx),
+    name: "norm", title: "Norm of the gradient", sync: "gradient", charts: [sizes, shares], nothing: () => noReport(ctx.store.model), file: file(ctx),
     legend: LEGEND_OF_NORM(null),
     help: "How long the gradient of an update is, before the clip shortens it; logarithmic.",
     doc: "Clipping keeps a gradient's direction, and Adam keeps its step's size, so clipping alone does little harm: six in ten gradients are clipped on the taxi series. If nearly all are (0.9 and more), the loss has the wrong units: a heavy tail (loss=huber), values that are not scaled (scaler=none), or spikes (label_range). Raise clip if the norms are always above it.\nFrom docs/learning.md, “Everything is clipped”.",
@@ -89,7 +88,7 @@ function norm(ctx) {
   return {
     ...made,
     update(store, changes) {
-      if (!since(changes, "sample", "gradient", "event")) return;
+      if (!since(changes, "sample", "gradient", "model")) return;
       const { samples } = store, clip = clipOf(store), recent = samples.slice(-RECENT);
       const line = clip ? [{ y: clip, colour: "bad" }] : [];
       made.draw({ samples, lines: { [sizes.label]: line, [shares.label]: [{ y: 0.9, colour: "muted" }] } });
@@ -115,7 +114,7 @@ function ratio(ctx) {
     bands: [{ low: "low", high: "high", colour: "interval" }],
   };
   const made = samplesPanel({
-    name: "ratio", title: "Update / weights", sync: "gradient", charts: [only], nothing: NO_REPORT, file: file(ctx),
+    name: "ratio", title: "Update / weights", sync: "gradient", charts: [only], nothing: () => noReport(ctx.store.model), file: file(ctx),
     legend: [{ label: "update / weights", colour: "served" }, { label: "healthy: 10⁻⁴ to 10⁻²", colour: "interval", kind: "area" }],
     help: "How large an update is, relative to the weights that it changes; logarithmic.",
     doc: "update_ratio: size of an update relative to the weights. Healthy: 1e-4 to 1e-2. Above: lower learning_rate; below: raise it.\nFrom docs/learning.md, “Read the gradient view”.",
@@ -123,7 +122,7 @@ function ratio(ctx) {
   return {
     ...made,
     update(store, changes) {
-      if (!since(changes, "sample")) return;
+      if (!since(changes, "sample", "model")) return;
       made.draw({ samples: store.samples });
       made.say(readRatio(store.samples.slice(-RECENT).map((sample) => sample.ratio)));
     },
@@ -148,11 +147,11 @@ function layers(ctx) {
   return {
     element: made.element,
     update(store, changes) {
-      if (!since(changes, "gradient")) return;
+      if (!since(changes, "gradient", "model")) return;
       const { by_layer: norms = {}, saturated = {} } = reportsOf(store).at(-1) ?? {};
       const names = [...new Set([...Object.keys(norms), ...Object.keys(saturated)])].filter((name) => name !== "all");
       rows = names.map((name) => [name, norms[name] ?? null, saturated[name] ?? null]);
-      made.empty(rows.length ? "" : NO_REPORT);
+      made.empty(rows.length ? "" : noReport(store.model));
       made.say(readLayers(norms, saturated));
       list.replaceChildren(...bars(rows));
       made.refresh();

@@ -34,7 +34,7 @@ export function picker(label, testid, onchange) {
  * A panel with charts of samples over time, one under the other on one axis: {element, draw({samples, events, …}), destroy()}.
  *
  * charts: [{label, series, log, yformat, yrange, height, title, bands, fixed}]; fixed: columns with one value throughout.
- * What `panel` takes is passed on; `nothing`: what stands instead of the drawing while no sample has any of the keys.
+ * What `panel` takes is passed on; nothing(): what stands instead of the drawing while no sample has any of the keys.
  */
 export function samplesPanel({ charts, sync, nothing, ...rest }) {
   const keys = charts.flatMap(({ series, fixed = {} }) => series.map(({ key }) => key).filter((key) => !(key in fixed)));
@@ -62,7 +62,7 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
     ...made,
     draw({ samples, events = [], lines = {}, from = null, to = null }) {
       known = columnsOf(samples, keys);
-      made.empty(known.x.length ? "" : nothing);
+      made.empty(known.x.length ? "" : nothing());
       for (const { chart: one, series, fixed = {}, label, whole } of drawn) {
         const own = columnsOf(samples, series.map(({ key }) => key).filter((key) => !(key in fixed))); // only rows that it has, so that lines do not end
         whole.hidden = !own.x.length;

@@ -11,7 +11,6 @@ const EVERY = 2000; // ms between two looks at the process
 const RECENT = 300; // seconds that the sentence on latency compares
 const HIDDEN = "This token does not see the process, which all tenants share: latencies and counts of the process need a token of the role METRICS, or of an administrator of the tenant default.";
 const NO_MODEL = "This is of a model, and this token sees none.";
-const LATENCY = ["latency_p50", "latency_p99", "step_p50", "queue_p99"];
 
 /** The service view: see `VIEWS` in main.js. It is also shown without a model. */
 export default {
@@ -65,7 +64,7 @@ function blind(ctx) {
 
 function latency(ctx, state) {
   const made = samplesPanel({
-    name: "latency", title: "Latency", sync: "service", file: file(ctx), nothing: "",
+    name: "latency", title: "Latency", sync: "service", file: file(ctx), nothing: () => blind(ctx),
     help: "Of the messages of each second: half and 99 % are answered within this time; the step of the model, and the wait for it. Logarithmic; the same axis of time as Training.",
     charts: [{
       label: "Latency", log: true, yformat: duration, height: 258,
@@ -75,17 +74,16 @@ function latency(ctx, state) {
   return {
     ...made,
     update() {
-      const samples = samplesOf(ctx, state), seen = samples.some((sample) => LATENCY.some((key) => Number.isFinite(sample[key])));
+      const samples = samplesOf(ctx, state);
       made.draw({ samples, ...rangeOf(samples) });
       made.say(readLatency(samples.slice(-RECENT)));
-      if (!seen) made.empty(blind(ctx));
     },
   };
 }
 
 function training(ctx, state) {
   const made = samplesPanel({
-    name: "training", title: "Training", sync: "service", file: file(ctx), nothing: ctx.store.model ? "Nothing was learned while this page was open." : NO_MODEL,
+    name: "training", title: "Training", sync: "service", file: file(ctx), nothing: () => ctx.store.model ? "Nothing was learned while this page was open." : NO_MODEL,
     help: "The share of each second in which the trainer was busy with this model, and its labels and updates: where they rise, does latency?",
     charts: [
       { label: "Share of time with learning", title: "Share of time with learning", yformat: percent, yrange: (_, high) => [0, Math.max(1, high)], height: 100, series: [{ key: "learning_share", label: "learning", colour: "served" }] },
@@ -105,7 +103,7 @@ function training(ctx, state) {
 
 function freshness(ctx, state) {
   const made = samplesPanel({
-    name: "freshness", title: "Freshness", sync: "service", file: file(ctx), nothing: ctx.store.model ? "No answers and no labels yet: staleness appears with the first answer after a label." : NO_MODEL,
+    name: "freshness", title: "Freshness", sync: "service", file: file(ctx), nothing: () => ctx.store.model ? "No answers and no labels yet: staleness appears with the first answer after a label." : NO_MODEL,
     help: "How many labels had arrived that the answering weights had not been judged with, and how long labels wait.",
     doc: "Staleness is seq − judged_through: labels that had arrived and were not yet judged in the weights that answered. Tens are healthy; more means that the trainer is behind.\nLabel to serving: from a label on disk to serving weights that were judged with it. Unjudged: how long the oldest label on disk has waited.\nFrom docs/concepts.md, “What comes out”, and docs/learning.md.",
     charts: [

@@ -7,13 +7,14 @@ import { clock, moment } from "../format.js";
 import { panel } from "../panel.js";
 import { brief } from "../scale.js";
 import { colours } from "../theme.js";
-import { MARKS, consequence, explain, gateRows, kindOf, readTimeline, shownEvents, tell } from "../verdicts.js";
+import { MARKS, beginning, consequence, explain, gateRows, kindOf, readTimeline, shownEvents, tell } from "../verdicts.js";
 import { picker, sheet } from "./kit.js";
 import { lanes } from "./marks.js";
 
 const NEW_VERSIONS = ["published", "rolled back", "anchored", "imported"];
 const APART = 2000; // ms between two requests for the list of versions, at least
-const SPANS = [["", "all that is known"], ["86400", "last day"], ["3600", "last hour"], ["900", "last 15 minutes"], ["120", "last 2 minutes"]];
+const CHOICES = [["", "what is recent"], ["120", "last 2 minutes"], ["900", "last 15 minutes"], ["3600", "last hour"], ["86400", "last day"], ["all", "all that is known"]];
+const ZOOMED = ["zoomed", "the chosen range"];
 
 /** The versions view: see `VIEWS` in main.js. */
 export default {
@@ -22,7 +23,7 @@ export default {
   show: ["samples"],
   mount(root, ctx) {
     sheet();
-    const state = { listed: [], versions: [], chosen: null, problem: "", asked: -Infinity, timer: 0, gone: false };
+    const state = { listed: [], versions: [], chosen: null, span: "", problem: "", asked: -Infinity, timer: 0, gone: false };
     const choose = (event) => {
       state.chosen = event;
       draw();
@@ -85,7 +86,11 @@ function timeline(ctx, state, choose) {
   });
   const hosts = { strip: el("div", {}), gate: el("div", {}), loss: el("div", {}) };
   const readout = el("p", { class: "readout", "aria-live": "off" });
-  const span = picker("Show", "timeline-span", (value) => zoom(value ? nowOf(ctx.store) - Number(value) : null, value ? nowOf(ctx.store) : null));
+  const span = picker("Show", "timeline-span", (value) => {
+    state.span = value;
+    zoom(null, null);
+    choose(state.chosen);
+  });
   made.tools.append(span.element);
   const titled = { gate: el("div", {}, el("h3", {}, "Loss as the gate sees it, per version and veto"), hosts.gate), loss: el("div", {}, el("h3", {}, "Scaled loss of each second"), hosts.loss) };
   made.body.append(hosts.strip, titled.gate, titled.loss, readout);
@@ -108,8 +113,8 @@ function timeline(ctx, state, choose) {
       const { store } = ctx, { model, events, samples } = store;
       shown.gate = columnsOfVersions(gateRows(state.versions, events), ["loss", "anchor_loss"]);
       shown.loss = columnsOf(samples, ["loss", "persistence"]);
-      const range = rangeOf(ctx, shown, events), { from, to } = range;
-      span.fill(SPANS, spanOf(range));
+      const { from, to, zoomed } = rangeOf(ctx, state.span, shown, events);
+      span.fill(zoomed ? [ZOOMED, ...CHOICES] : CHOICES, zoomed ? "zoomed" : state.span);
       const known = shown.gate.x.length || shown.loss.x.length || events.length;
       made.empty(known ? "" : "Nothing has happened yet: events, versions and losses appear as the model learns.");
       made.say(readTimeline(events, model));
@@ -142,17 +147,13 @@ function nowOf(store) {
   return store.samples.at(-1)?.time ?? store.hello?.now ?? Date.now() / 1000;
 }
 
-/** The range of the address, if anything is known of it: it may be one of ticks, or of events of another year. Else all. */
-function rangeOf(ctx, shown, events) {
-  const { from, to } = ctx.route.get(), end = nowOf(ctx.store);
-  const starts = [shown.gate.x[0], shown.loss.x[0], events[0]?.time].filter(Number.isFinite);
-  const first = Math.min(end - 60, ...starts);
-  if (from !== null && from < end && to > first) return { from, to, chosen: true };
-  return { from: first, to: end + (end - first) * 0.01, chosen: false };
-}
-
-function spanOf({ from, to, chosen }) {
-  return chosen ? SPANS.find(([value]) => value && Math.abs(Number(value) - (to - from)) < 1)?.[0] ?? "" : "";
+/** The range of the address, if anything is known of it: it may be one of ticks, or of events of another year. Else that of the picker. */
+function rangeOf(ctx, span, shown, events) {
+  const { from, to } = ctx.route.get(), now = nowOf(ctx.store);
+  const times = [...shown.gate.x, ...events.map(({ time }) => time)];
+  if (from !== null && from < now && to > beginning(times, now, "all")) return { from, to, zoomed: true };
+  const first = beginning([...times, ...shown.loss.x.slice(0, 1)], now, span);
+  return { from: first, to: now + (now - first) * 0.01, zoomed: false };
 }
 
 function nearestEvent(events, time) {
