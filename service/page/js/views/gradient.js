@@ -85,14 +85,15 @@ function norm(ctx) {
     help: "How long the gradient of an update is, before the clip shortens it; logarithmic.",
     doc: "Clipping keeps a gradient's direction, and Adam keeps its step's size, so clipping alone does little harm: six in ten gradients are clipped on the taxi series. If nearly all are (0.9 and more), the loss has the wrong units: a heavy tail (loss=huber), values that are not scaled (scaler=none), or spikes (label_range). Raise clip if the norms are always above it.\nFrom docs/learning.md, “Everything is clipped”.",
   });
+  let shown = null;
   return {
     ...made,
     update(store, changes) {
       if (!since(changes, "sample", "gradient", "model")) return;
       const { samples } = store, clip = clipOf(store), recent = samples.slice(-RECENT);
       const line = clip ? [{ y: clip, colour: "bad" }] : [];
+      if (clip !== shown) made.setLegend(LEGEND_OF_NORM((shown = clip))); // before `draw`, which hides it where nothing is drawn
       made.draw({ samples, lines: { [sizes.label]: line, [shares.label]: [{ y: 0.9, colour: "muted" }] } });
-      made.setLegend(LEGEND_OF_NORM(clip));
       made.say(readNorm(recent.map((sample) => sample.norm), recent.map((sample) => sample.clipped), clip));
     },
   };

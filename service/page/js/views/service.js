@@ -107,15 +107,16 @@ function freshness(ctx, state) {
     help: "How many labels had arrived that the answering weights had not been judged with, and how long labels wait.",
     doc: "Staleness is seq − judged_through: labels that had arrived and were not yet judged in the weights that answered. Tens are healthy; more means that the trainer is behind.\nLabel to serving: from a label on disk to serving weights that were judged with it. Unjudged: how long the oldest label on disk has waited.\nFrom docs/concepts.md, “What comes out”, and docs/learning.md.",
     charts: [
-      { label: "Staleness in labels", title: "Staleness, labels", yformat: brief, yrange: (_, high) => [0, Math.max(4, high * 1.1)], height: 120, series: [{ key: "staleness_p95", label: "staleness, 95 %", colour: "ghost" }, { key: "staleness_p50", label: "staleness, half", colour: "served" }] },
-      { label: "Seconds", title: "Seconds", yformat: duration, yrange: (_, high) => [0, Math.max(0.1, high * 1.1)], height: 120, series: [{ key: "freshness_p50", label: "label to serving, half", colour: "least_squares", points: true }, { key: "unjudged_seconds", label: "unjudged", colour: "drift", dash: [4, 3] }] },
+      { label: "Staleness in labels", title: "Staleness, labels", yformat: brief, yrange: (_, high) => [0, Math.max(4, high * 1.1)], height: 100, series: [{ key: "staleness_p95", label: "staleness, 95 %", colour: "ghost" }, { key: "staleness_p50", label: "staleness, half", colour: "served" }] },
+      { label: "Label to serving", title: "From a label on disk to weights that know it", yformat: duration, yrange: (_, high) => [0, Math.max(0.1, high * 1.1)], height: 100, series: [{ key: "freshness_p50", label: "label to serving, half", colour: "least_squares" }] },
+      { label: "Unjudged", title: "Wait of the oldest label that is not judged", yformat: duration, yrange: (_, high) => [0, Math.max(0.1, high * 1.1)], height: 100, series: [{ key: "unjudged_seconds", label: "unjudged", colour: "drift" }] },
     ],
   });
   return {
     ...made,
     update() {
       const samples = samplesOf(ctx, state), target = state.service?.fresh_target ?? null, recent = samples.slice(-60);
-      made.draw({ samples, ...rangeOf(samples), lines: { Seconds: Number.isFinite(target) ? [{ y: target, label: `aim ${duration(target)}`, colour: "bad" }] : [] } });
+      made.draw({ samples, ...rangeOf(samples), lines: { Unjudged: Number.isFinite(target) ? [{ y: target, label: `aim ${duration(target)}`, colour: "bad" }] : [] } });
       const known = (key) => recent.findLast((sample) => Number.isFinite(sample[key]))?.[key];
       made.say(readFreshness(known("unjudged_seconds"), known("freshness_p50"), target));
     },
