@@ -68,6 +68,7 @@ export function chart(host, options) {
 
   function settings() {
     const c = colours();
+    const plain = (u, splits) => splits.map((y) => (labelled(y, u.scales.y) ? y : null)); // a line for each label, no more
     const axis = { stroke: c.muted, font: FONT, grid: { stroke: c.grid, width: 1 }, ticks: { stroke: c.line, width: 1, size: 4 } };
     return {
       width: Math.max(120, host.clientWidth), height: o.height, legend: { show: false }, padding: [12, 28, 0, 0],
@@ -80,7 +81,7 @@ export function chart(host, options) {
       scales: { x: { time, range: () => range() }, y: { distr: o.log ? 3 : 1, range: (_, low, high) => yRange(low, high) } },
       axes: [
         { ...axis, size: (_, labels) => ((labels ?? []).some((text) => text?.includes("\n")) ? 44 : 28), space: o.xspace, gap: 4, ...(time ? { values: (_, splits, __, ___, increment) => timeLabels(splits, increment) } : { incrs: WHOLE, values: (_, splits) => splits.map((x) => number(x, 9)) }) },
-        { ...axis, size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
+        { ...axis, ...(o.log ? { grid: { ...axis.grid, filter: plain }, ticks: { ...axis.ticks, filter: plain } } : {}), size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
           values: (u, splits) => splits.map((y) => (y === null || (o.log && !labelled(y, u.scales.y)) ? "" : o.yformat(y))), ...(o.ylabel ? { label: o.ylabel, labelFont: FONT, labelSize: 18, labelGap: 0 } : {}) },
       ],
       series: [{}, ...o.series.map((one) => line(one, c))],

@@ -26,6 +26,9 @@ const CALM = 1000; // ms between drawings where the system asks for reduced moti
 const VERSIONS = 10_000; // ms between two lists of versions
 const NONE_YET = 5000; // ms between looks for a first model
 
+const NO_MODELS = ["No models yet", "This server has no model that you may see. As soon as one is created (freshet create NAME), it is shown here."];
+const NOT_YOURS = ["This token does not see models", "Its role is for metrics: the view Service is yours, the others need a token that may read models."];
+
 const byId = (id) => document.getElementById(id);
 const root = byId("view");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -34,6 +37,7 @@ const store = createStore();
 let paused = false;
 let mounted = null; // {id, show, handle}
 let versions = []; // numbers, newest first, that a ghost may be of
+let nothing = NO_MODELS; // what is said where no model is shown
 let listed = 0; // when versions were
 let frame = 0;
 let drawn = 0;
@@ -173,8 +177,11 @@ async function show() {
   const { view: id, model } = route.get();
   const known = VIEWS.find((view) => view.id === id) ?? VIEWS[0];
   tabList.select(known.id);
-  if (!model && known.id !== "service") return;
   const now = (epoch += 1);
+  if (!model && known.id !== "service") {
+    unmount();
+    return void root.append(notices.blank(...nothing));
+  }
   let view;
   try {
     view = (await import(`./views/${known.id}.js`)).default;
@@ -309,14 +316,15 @@ async function first() {
     if (error.status !== 403) throw error;
     notices.connection("refused", "No models");
     notices.message(`${error.message} This token does not see models${store.info.sees_all ? "; the view Service is yours" : ""}.`, { bad: true });
-    if (!store.info.sees_all) return;
-    if (route.get().view === "service") await show();
+    nothing = NOT_YOURS;
+    if (!store.info.sees_all || route.get().view === "service") await show();
     else route.set({ view: "service" }, { replace: true });
     return;
   }
   if (!names.length && !route.get().model) {
     notices.connection("connected", "No models yet");
-    root.replaceChildren(notices.blank("No models yet", "This server has no model that you may see. As soon as one is created (freshet create NAME), it is shown here."));
+    nothing = NO_MODELS;
+    await show();
     return void setTimeout(() => first().catch(failed), NONE_YET);
   }
   if (route.get().model) await chooseModel();

@@ -51,17 +51,18 @@ export function pointPanel(ctx, { onclose }) {
     const step = tick - point.seq;
     const names = targets.length ? targets : [target || "value"];
     shown = {
-      columns: ["step", ...names.flatMap((name) => [`forecast ${name}`, `truth ${name}`])],
+      columns: ["step", ...names.flatMap((name) => [`answer ${name}`, `truth ${name}`])],
       rows: point.y.map((values, at) => [at + 1, ...names.flatMap((_, of) => [values[of] ?? null, point.truth[at]?.[of] ?? null])]),
     };
-    const [y, truth] = [point.y[step - 1]?.[index] ?? null, point.truth[step - 1]?.[index] ?? null];
+    const at = Math.max(0, step - 1); // 0 steps ahead: an answer that is no forecast
+    const [y, truth] = [point.y[at]?.[index] ?? null, point.truth[at]?.[index] ?? null];
     const facts = [
       ["Answered by", point.version === null ? NONE : `version ${point.version}`],
       ["When", `tick ${number(point.seq, 12)}${point.time === null ? "" : `, ${moment(point.time)} UTC`}`],
       ["Staleness", point.staleness === null ? NONE : point.staleness === 0 ? "none: every label received was judged" : `${plural(point.staleness, "label")} received and not judged yet`],
       ["Its label", learned(point, truth)],
-      [`Forecast of ${names[index]}`, `${number(y, 6)}, ${plural(step, "step")} ahead`],
-      ["Truth", truth === null ? "not known yet" : `${number(truth, 6)} (error ${number(y === null ? null : y - truth, 3)})`],
+      [step ? `Forecast of ${names[index]}` : names[index], step ? `${number(y, 6)}, ${plural(step, "step")} ahead` : number(y, 6)],
+      ...(step ? [["Truth", truth === null ? "not known yet" : `${number(truth, 6)} (error ${number(y === null ? null : y - truth, 3)})`]] : []),
     ];
     one.say(`Tick ${number(tick, 12)} of ${stream}: ${point.version === null ? "" : `version ${point.version} answered. `}Its label ${learned(point, truth)}.`);
     one.body.replaceChildren(el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", { class: "number" }, value)])));
@@ -72,6 +73,6 @@ export function pointPanel(ctx, { onclose }) {
 
 function learned({ learned_in: version, judged }, truth) {
   if (version !== null && version !== undefined) return `went first into version ${version}`;
-  if (truth === null) return "has not come yet";
+  if (truth === null && !judged) return "has not come yet";
   return judged ? "was judged; no version that has it is published yet" : "came; no verdict has judged it yet";
 }

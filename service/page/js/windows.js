@@ -41,13 +41,11 @@ export function earlier(values, by) {
   return values.map((_, at) => (at >= by ? values[at - by] : null));
 }
 
-/** The variance of one-step differences: what the errors of streams of any unit are divided by. null where there are fewer than two or none differ. */
+/** The mean square of one-step differences: what the errors of streams of any unit are divided by. null where there are none, or all are 0. */
 export function scaleOf(truth) {
   const steps = truth.flatMap((value, at) => (at && value !== null && truth[at - 1] !== null ? [value - truth[at - 1]] : []));
-  if (steps.length < 2) return null;
-  const mean = steps.reduce((sum, value) => sum + value, 0) / steps.length;
-  const variance = steps.reduce((sum, value) => sum + (value - mean) ** 2, 0) / steps.length;
-  return variance > 0 ? variance : null;
+  const sum = steps.reduce((all, value) => all + value * value, 0);
+  return sum > 0 ? sum / steps.length : null;
 }
 
 /** Mean of the last `width` known values at each place; null before `least` of them are known. */

@@ -30,7 +30,7 @@ const MARKS = ["published", "vetoed", "drifted", "rolled back"].map((kind) => {
   const { sign, colour } = markOf(kind);
   return { label: kind, colour, kind: "mark", sign };
 });
-const DOC = `Every error here is prequential: the forecast was made before its truth was known, and counts once. Squared errors are divided by the variance of one-step differences of the same stream, \
+const DOC = `Every error here is prequential: the forecast was made before its truth was known, and counts once. Squared errors are divided by the mean square of one-step differences of the same stream, \
 so that streams of any unit compare; the error of persistence one step ahead then stands near one.
 What serves should lie below persistence, or the model is of no use; below the ghost, or learning is of no use. After a change of the series all rise; only what learns comes back.
 Least squares is computed by the server over the last labels, since the page opened; the other lines are running means over ${MEAN} ticks of what the page has.`;
@@ -221,10 +221,10 @@ function mount(root, ctx) {
 }
 
 /** What the scores of a stream say, in one sentence. */
-export function standing({ labels, served, persistence, least_squares: squares, ghost }) {
+export function standing({ labels, served, persistence, least_squares: squares, ghost, ghost_served: beside = served }) {
   if (!labels || !(served > 0) || !(persistence > 0)) return "Too few labels to say how it stands.";
-  const against = [[persistence, "persistence's"], [squares, "that of least squares"], [ghost, "the ghost's"]]
-    .filter(([value]) => value > 0).map(([value, name]) => `${number(served / value, 2)} times ${name}`);
+  const against = [[served, persistence, "persistence's"], [served, squares, "that of least squares"], [beside ?? served, ghost, "the ghost's"]]
+    .filter(([, value]) => value > 0).map(([own, value, name]) => `${number(own / value, 2)} times ${name}`);
   const list = against.length > 1 ? `${against.slice(0, -1).join(", ")} and ${against.at(-1)}` : against[0];
   return `Over the last ${plural(labels, "label")} the squared error of what serves is ${list}.`;
 }

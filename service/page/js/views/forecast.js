@@ -43,7 +43,7 @@ function wordsOf(model) {
 }
 
 function intervalOf(model) {
-  const level = model?.intervals?.[0];
+  const level = model?.intervals?.at(-1); // of several the widest is drawn
   return level ? `interval, ${percent(level)}` : "interval (this model has none)";
 }
 
@@ -51,13 +51,15 @@ function intervalOf(model) {
 export function ghostSentence({ wanted, ghost, scores, stream }) {
   if (wanted === "none") return "No ghost is drawn: choose a version to compare with above.";
   if (!ghost) return "There is no ghost: the server computes sixteen at once at most, or this stream is not in memory. The forecast is unaffected.";
-  if (!scores || scores.ghost === null || scores.served === null || !(scores.served > 0)) {
+  const served = scores?.ghost_served ?? scores?.served ?? null; // on the labels that the ghost is scored on
+  if (!scores || scores.ghost === null || !(served > 0)) {
     const done = ghost.scored ?? 0;
     return `The ghost of version ${ghost.version} starts from the state of now; its first ${WARM_UP} ticks are not scored${done ? ` (${plural(done, "label")} so far)` : ""}.`;
   }
-  const ratio = scores.ghost / scores.served;
+  const ratio = scores.ghost / served;
+  const over = scores.ghost_labels || scores.labels;
   const whose = stream ? ` of ${stream}` : "";
-  const labels = scores.labels > 0 ? ` of the last ${plural(scores.labels, "label")}` : "";
+  const labels = over > 0 ? ` of the last ${plural(over, "label")}` : "";
   if (Math.abs(ratio - 1) < 0.02) return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be the same.`;
   const paid = ratio > 1 ? "" : " Here learning has not paid, yet.";
   return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be ${times(ratio)} as large.${paid}`;
