@@ -81,7 +81,7 @@ export function createApi({ unauthorized }) {
 
   /**
    * The event stream, opened again whenever it ends. onevent(name, data); onstate(state, detail): "connected"; "lost" {wait: seconds
-   * until the next try, reason}; "refused" {refusal} (it is tried again slowly for 429 and 503, else not). Returns {close()}.
+   * until the next try}; "refused" {refusal, wait} (it is tried again slowly for 429, else not). Returns {close()}.
    */
   function watch(values, { onevent, onstate }) {
     let closed = false;
@@ -126,9 +126,10 @@ export function createApi({ unauthorized }) {
           else if (!(error instanceof TypeError || error.name === "AbortError")) console.error(error); // ours, not the network's
         }
         if (closed) return;
-        if (refusal && refusal.status !== 429 && refusal.status !== 503) return onstate("refused", { refusal });
-        if (refusal) wait = LAST_WAIT;
-        onstate(refusal ? "refused" : "lost", { refusal, wait: wait / 1000 });
+        const leaving = refusal?.status === 503; // it starts or stops: as if it were not there
+        if (refusal && refusal.status !== 429 && !leaving) return onstate("refused", { refusal });
+        if (refusal && !leaving) wait = LAST_WAIT;
+        onstate(refusal && !leaving ? "refused" : "lost", { refusal, wait: wait / 1000 });
         await new Promise((resolve) => setTimeout(resolve, wait));
         wait = Math.min(LAST_WAIT, wait * 2);
       }

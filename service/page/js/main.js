@@ -131,8 +131,10 @@ async function chooseModel() {
   if (!Array.from(byId("model").options).some(({ value }) => value === model)) byId("model").prepend(el("option", { value: model }, model));
   byId("model").value = model;
   document.title = model ? `${model} · freshet` : "freshet";
+  const asked = api.get(path`/models/${model}`);
+  load(route.get().view).then(({ view }) => now === epoch && ask(view.show)); // not one after the other: the first picture comes sooner
   try {
-    const facts = await api.get(path`/models/${model}`);
+    const facts = await asked;
     if (now !== epoch) return;
     store.apply("model", facts);
   } catch (error) {
@@ -158,9 +160,11 @@ async function listVersions() {
 }
 
 function noModel(error) {
+  epoch += 1;
   unmount();
   watch.stop();
   byId("controls").hidden = true;
+  notices.banner("");
   notices.connection("refused", error.status === 404 ? "No such model" : "Refused");
   root.replaceChildren(notices.blank(error.status === 404 ? "There is no model of this name" : "This model cannot be shown", error.message));
 }
@@ -175,28 +179,31 @@ function unmount() {
 
 async function show() {
   const { view: id, model } = route.get();
-  const known = VIEWS.find((view) => view.id === id) ?? VIEWS[0];
-  tabList.select(known.id);
   const now = (epoch += 1);
+  const { known, view } = await load(id);
+  if (now !== epoch) return;
+  tabList.select(known.id);
   if (!model && known.id !== "service") {
     unmount();
     return void root.append(notices.blank(...nothing));
   }
-  let view;
-  try {
-    view = (await import(`./views/${known.id}.js`)).default;
-  } catch (error) {
-    console.info(`view ${known.id}: ${error.message}`);
-    view = missing(known.title);
-  }
-  if (now !== epoch) return;
   unmount();
   const place = el("div", { class: "view", role: "tabpanel", id: `view-${known.id}`, "data-testid": `view-${known.id}`, "aria-labelledby": `tab-${known.id}` });
   root.append(place);
   mounted = { id: known.id, show: view.show, handle: view.mount(place, context) };
   fillChoices();
-  ask();
+  ask(view.show);
   draw(new Set([...ALL, "route"]));
+}
+
+async function load(id) {
+  const known = VIEWS.find((view) => view.id === id) ?? VIEWS[0];
+  try {
+    return { known, view: (await import(`./views/${known.id}.js`)).default };
+  } catch (error) {
+    console.info(`view ${known.id}: ${error.message}`);
+    return { known, view: missing(known.title) };
+  }
 }
 
 const ALL = ["hello", "block", "state", "gradient", "scores", "sample", "event", "events", "model"];
@@ -211,9 +218,9 @@ function missing(title) {
   };
 }
 
-function ask() {
+function ask(shown = mounted?.show ?? []) {
   const { model, streams: ids, target: named, step: ahead, ghost: of } = route.get();
-  watch.ask({ model, streams: ids, target: named, step: Math.min(ahead, store.model?.horizon ?? ahead), ghost: of, show: mounted?.show ?? [] });
+  watch.ask({ model, streams: ids, target: named, step: Math.min(ahead, store.model?.horizon ?? ahead), ghost: of, show: shown });
 }
 
 /* ── Drawing ─────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -311,7 +318,10 @@ async function again() {
 async function first() {
   let names = [];
   try {
-    names = await listModels();
+    const listing = listModels();
+    listing.catch(() => {}); // awaited below
+    if (route.get().model) await chooseModel();
+    names = await listing;
   } catch (error) {
     if (error.status !== 403) throw error;
     notices.connection("refused", "No models");
@@ -327,8 +337,7 @@ async function first() {
     await show();
     return void setTimeout(() => first().catch(failed), NONE_YET);
   }
-  if (route.get().model) await chooseModel();
-  else route.set({ model: names[0] }, { replace: true });
+  if (!route.get().model) route.set({ model: names[0] }, { replace: true });
 }
 
 function failed(error) {

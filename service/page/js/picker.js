@@ -5,6 +5,7 @@ import { plural, short } from "./format.js";
 import { MOST_STREAMS } from "./route.js";
 
 const PAGE = 50;
+const SEARCHES = 20; // pages in a row without a match, before one has to ask for more
 const TYPING = 250; // ms of rest before the server is asked
 
 /**
@@ -53,7 +54,11 @@ export function streamPicker({ fetchPage, onchange }) {
     const match = search.value.trim();
     setText(note, "Looking…");
     try {
-      const page = await fetchPage({ match, after, limit: PAGE });
+      let page = await fetchPage({ match, after, limit: PAGE });
+      for (let more = 1; more < SEARCHES && !page.streams.length && page.next; more += 1) { // a page looks through a part of the streams
+        if (request !== asked) return;
+        page = await fetchPage({ match, after: page.next, limit: PAGE });
+      }
       if (request !== asked) return;
       const ids = page.streams.map(({ id }) => id);
       if (!after) list.replaceChildren(...(match ? [] : chosen).map(row));

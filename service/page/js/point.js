@@ -60,19 +60,21 @@ export function pointPanel(ctx, { onclose }) {
       ["Answered by", point.version === null ? NONE : `version ${point.version}`],
       ["When", `tick ${number(point.seq, 12)}${point.time === null ? "" : `, ${moment(point.time)} UTC`}`],
       ["Staleness", point.staleness === null ? NONE : point.staleness === 0 ? "none: every label received was judged" : `${plural(point.staleness, "label")} received and not judged yet`],
-      ["Its label", learned(point, truth)],
+      ["Its label", learned(point)],
       [step ? `Forecast of ${names[index]}` : names[index], step ? `${number(y, 6)}, ${plural(step, "step")} ahead` : number(y, 6)],
       ...(step ? [["Truth", truth === null ? "not known yet" : `${number(truth, 6)} (error ${number(y === null ? null : y - truth, 3)})`]] : []),
     ];
-    one.say(`Tick ${number(tick, 12)} of ${stream}: ${point.version === null ? "" : `version ${point.version} answered. `}Its label ${learned(point, truth)}.`);
+    one.say(`Tick ${number(tick, 12)} of ${stream}: ${point.version === null ? "" : `version ${point.version} answered. `}Its label ${learned(point)}.`);
     one.body.replaceChildren(el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", { class: "number" }, value)])));
   }
 
   return { element: one.element, open, destroy() { asked += 1; } };
 }
 
-function learned({ learned_in: version, judged }, truth) {
+/** What became of an answer's label: the truths of all its steps. */
+function learned({ learned_in: version, y, truth }) {
   if (version !== null && version !== undefined) return `went first into version ${version}`;
-  if (truth === null && !judged) return "has not come yet";
-  return judged ? "was judged; no version that has it is published yet" : "came; no verdict has judged it yet";
+  const known = truth.filter((values) => values.some((value) => value !== null)).length;
+  if (known < y.length) return known ? `is not whole yet: ${known} of its ${plural(y.length, "step")} have come` : "has not come yet";
+  return "has come; no version that has learned it serves yet";
 }

@@ -53,7 +53,7 @@ export function watching({ api, store, notices, onchange, ongone, paused }) {
 
   function onevent(name, data) {
     if (name === "hello") greeted(data);
-    if (name === "bye") return notices.message(`The server ended this page's stream${data.reason ? `: ${data.reason}` : ""}. It is opened again.`, { bad: true });
+    if (name === "bye") return notices.message(`The server ended this page's stream${data.reason ? ` (${data.reason})` : ""}; it is opened again.`, { bad: true });
     store.apply(name, data);
     if (name === "dropped") notices.dropped(store.dropped);
     onchange();

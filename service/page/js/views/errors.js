@@ -80,7 +80,7 @@ function mount(root, ctx) {
 
   const horizon = panel({ name: "horizon", title: "Error by step ahead", table: horizonTable, newest: false, canvases: () => [steps.canvas], file,
     legend: [{ label: "what serves", colour: "served" }, { label: "persistence", colour: "persistence", kind: "dotted" }],
-    help: "Mean squared error of the first, second, … step: it grows with distance, and the gap to persistence is what the model knows of the future." });
+    help: "Squared error of each step, in units of how far the series moves in as many steps: persistence stands near one, and the gap below it is what the model knows of the future." });
   const stepsHost = el("div");
   horizon.body.append(stepsHost);
   const steps = chart(stepsHost, { label: "Error by step ahead", xlabel: "step", xspace: 32, height: 240, yrange: (_, high) => [0, high * 1.08 || 1],
