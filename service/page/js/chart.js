@@ -1,19 +1,13 @@
 // A line chart: uPlot with our colours, keyboard, zoom, marks of events and resizing. One chart draws one set of columns.
 
+import { fingers, level, markOf, vertical } from "./decorations.js";
 import { NONE, moment, number, timeLabels } from "./format.js";
 import { colours, onTheme } from "./theme.js";
 
-const KINDS = { // how an event is marked: a shape as well as a colour
-  published: ["▲", "published"], vetoed: ["✕", "bad"], drifted: ["◆", "drift"], "rolled back": ["◀", "muted"], promoted: ["★", "accent"], error: ["✕", "bad"],
-};
+export { markOf };
+
 const FONT = "12px system-ui, sans-serif";
 const LEAST_DRAG = 8; // px; less is a click
-
-/** The sign and the colour (token) of a kind of event: the same on every chart and in every legend. */
-export function markOf(kind) {
-  const [sign, colour] = KINDS[kind] ?? ["●", "muted"];
-  return { sign, colour };
-}
 
 /**
  * A chart in `host`:
@@ -236,47 +230,10 @@ export function chart(host, options) {
   };
 }
 
-/** A finger drags as a mouse does; up and down still scroll the page. */
-function fingers(over) {
-  over.style.touchAction = "pan-y";
-  for (const [pointer, mouse] of [["pointerdown", "mousedown"], ["pointermove", "mousemove"], ["pointerup", "mouseup"], ["pointercancel", "mouseup"]]) {
-    over.addEventListener(pointer, ({ pointerType, clientX, clientY }) => {
-      if (pointerType === "touch") over.dispatchEvent(new MouseEvent(mouse, { bubbles: true, clientX, clientY, movementX: 1 }));
-    });
-  }
-}
-
 const WHOLE = [1, 2, 5].flatMap((digit) => Array.from({ length: 12 }, (_, power) => digit * 10 ** power)).sort((a, b) => a - b);
 
 /** Which values of a log axis have a label: powers of ten, and 2 and 5 between them where it is short. */
 function labelled(value, { min, max }) {
   const digit = Math.round(value / 10 ** Math.floor(Math.log10(value) + 1e-9));
   return digit === 1 || (max / min < 1000 && (digit === 2 || digit === 5));
-}
-
-function vertical(ctx, x, bbox, colour, dash, scale) {
-  if (x < bbox.left || x > bbox.left + bbox.width) return;
-  ctx.beginPath();
-  ctx.setLineDash(dash);
-  ctx.strokeStyle = colour;
-  ctx.lineWidth = scale;
-  ctx.moveTo(x, bbox.top);
-  ctx.lineTo(x, bbox.top + bbox.height);
-  ctx.stroke();
-}
-
-function level(u, value, label, colour, dash, scale) {
-  const { ctx, bbox } = u;
-  const y = Math.round(u.valToPos(value, "y", true));
-  if (!Number.isFinite(y) || y < bbox.top || y > bbox.top + bbox.height) return;
-  ctx.beginPath();
-  ctx.setLineDash(dash);
-  ctx.strokeStyle = colour;
-  ctx.lineWidth = 1.5 * scale;
-  ctx.moveTo(bbox.left, y);
-  ctx.lineTo(bbox.left + bbox.width, y);
-  ctx.stroke();
-  ctx.fillStyle = colour;
-  ctx.textAlign = "right";
-  ctx.fillText(label, bbox.left + bbox.width - 4 * scale, y - 4 * scale);
 }

@@ -1,11 +1,11 @@
 // The page: who one is, which model, which view; then whatever moves goes from the event stream to the view, once per frame at most.
 
 import { createApi, path } from "./api.js";
+import { createChoices } from "./choices.js";
 import { confirm } from "./dialog.js";
-import { choice, el, setText } from "./dom.js";
+import { el, setText } from "./dom.js";
 import * as format from "./format.js";
 import * as notices from "./notices.js";
-import { streamPicker } from "./picker.js";
 import { createRoute } from "./route.js";
 import { createStore } from "./store.js";
 import { tabs } from "./tabs.js";
@@ -23,7 +23,6 @@ const VIEWS = [ // controls: which of the page's choices the view heeds
 const MODELS = 100; // in the list; more are found by name
 const MANY = 12; // models from which on there is a field to find one
 const CALM = 1000; // ms between drawings where the system asks for reduced motion
-const VERSIONS = 10_000; // ms between two lists of versions
 const NONE_YET = 5000; // ms between looks for a first model
 
 const NO_MODELS = ["No models yet", "This server has no model that you may see. As soon as one is created (freshet create NAME), it is shown here."];
@@ -36,9 +35,7 @@ const route = createRoute(window);
 const store = createStore();
 let paused = false;
 let mounted = null; // {id, show, handle}
-let versions = []; // numbers, newest first, that a ghost may be of
 let nothing = NO_MODELS; // what is said where no model is shown
-let listed = 0; // when versions were
 let frame = 0;
 let drawn = 0;
 let tokensAsked = 0;
@@ -62,49 +59,13 @@ const api = createApi({
     return asking;
   },
 });
-const watch = watching({ api, store, notices, onchange: schedule, ongone: dropName, paused: () => paused });
+const watch = watching({ api, store, notices, onchange: schedule, ongone: (refusal) => choices.drop(refusal), paused: () => paused });
+const choices = createChoices({ root: byId("controls"), api, store, route, unpin: () => watch.unpin(), message: notices.message });
 const tabList = tabs(byId("tabs"), VIEWS, (view) => route.set({ view }));
 const context = {
   store, api, route, format, colours, confirm, path, message: notices.message,
   get paused() { return paused; },
 };
-
-/* ── Choices ─────────────────────────────────────────────────────────────────────────────────────────────── */
-
-const streams = streamPicker({
-  fetchPage: (values) => api.get(path`/models/${route.get().model}/streams`, values),
-  onchange: (ids) => route.set({ streams: ids }),
-});
-const target = choice("Target", { id: "target", testid: "target-picker", onchange: (value) => route.set({ target: value }) });
-const step = choice("Steps ahead", { id: "step", testid: "step-picker", onchange: (value) => route.set({ step: Number(value) }) });
-const ghost = choice("Ghost, not learned since", { id: "ghost", testid: "ghost-picker", onchange: (value) => { watch.unpin(); route.set({ ghost: value }); } });
-const choices = { streams, target, step, ghost };
-byId("controls").append(...Object.values(choices).map(({ field }) => field));
-
-function fillChoices() {
-  const { target: named, step: wanted, ghost: of, view, streams: ids } = route.get();
-  const { model } = store;
-  if (!model) return;
-  const kept = VIEWS.find(({ id }) => id === view)?.controls ?? [];
-  for (const [name, { field }] of Object.entries(choices)) field.hidden = !kept.includes(name);
-  byId("controls").hidden = kept.length === 0;
-  streams.show(ids.length ? ids : store.streams);
-  target.fill(model.targets.map((name) => [name, name]), named || model.targets[0]);
-  step.fill(Array.from({ length: model.horizon }, (_, at) => [at + 1, at === 0 ? "1 step" : `${at + 1} steps`]), Math.min(wanted, model.horizon));
-  const open = store.ghost && of === "open" ? `page opened (version ${store.ghost.version})` : "page opened";
-  const known = of === "open" || of === "none" || versions.includes(Number(of)) ? versions : [Number(of), ...versions];
-  ghost.fill([["open", open], ...known.map((number) => [number, `version ${number}`]), ["none", "no ghost"]], of);
-}
-
-function dropName({ field, value, message }) { // a name in the address that is not there: go on without it and say so
-  const now = route.get();
-  const without = { stream: { streams: now.streams.filter((id) => id !== value) }, target: { target: "" }, ghost: { ghost: "open" }, step: { step: 1 } }[field];
-  if (!without || (field === "stream" && !now.streams.includes(value))) return false;
-  notices.message(`${message} The page goes on without it.`, { bad: true });
-  watch.unpin();
-  route.set(without, { replace: true });
-  return true;
-}
 
 /* ── Models ──────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -127,7 +88,7 @@ async function chooseModel() {
   const now = (epoch += 1);
   const { model } = route.get();
   store.clear();
-  versions = [];
+  choices.clear();
   if (!Array.from(byId("model").options).some(({ value }) => value === model)) byId("model").prepend(el("option", { value: model }, model));
   byId("model").value = model;
   document.title = model ? `${model} · freshet` : "freshet";
@@ -143,20 +104,7 @@ async function chooseModel() {
   }
   byId("pause").disabled = false;
   await show();
-  listVersions();
-}
-
-async function listVersions() {
-  const { model } = route.get();
-  listed = performance.now();
-  try {
-    const reply = await api.get(path`/models/${model}/versions`);
-    if (route.get().model !== model) return;
-    versions = reply.versions.map(({ number }) => number);
-    if (document.activeElement !== ghost.select) fillChoices();
-  } catch (error) {
-    console.info(`no versions to choose a ghost from: ${error.message}`);
-  }
+  choices.listVersions();
 }
 
 function noModel(error) {
@@ -183,6 +131,7 @@ async function show() {
   const { known, view } = await load(id);
   if (now !== epoch) return;
   tabList.select(known.id);
+  choices.heed(known.controls);
   if (!model && known.id !== "service") {
     unmount();
     return void root.append(notices.blank(...nothing));
@@ -191,7 +140,7 @@ async function show() {
   const place = el("div", { class: "view", role: "tabpanel", id: `view-${known.id}`, "data-testid": `view-${known.id}`, "aria-labelledby": `tab-${known.id}` });
   root.append(place);
   mounted = { id: known.id, show: view.show, handle: view.mount(place, context) };
-  fillChoices();
+  choices.fill();
   ask(view.show);
   draw(new Set([...ALL, "route"]));
 }
@@ -234,8 +183,7 @@ function schedule() {
 function paint() {
   frame = 0;
   if (document.hidden) return;
-  if (store.changes.has("hello") || store.changes.has("model")) fillChoices();
-  if (store.changes.has("event") && performance.now() - listed > VERSIONS) listVersions();
+  choices.update(store.changes);
   if (paused) return; // the changes wait in the store
   const changes = new Set(store.changes);
   store.changes.clear();
@@ -275,7 +223,7 @@ route.on((now, before) => {
   if (!store.info) return;
   if (now.model !== before.model) return void (now.model ? chooseModel() : first()).catch(failed);
   if (now.view !== before.view) return void show();
-  fillChoices();
+  choices.fill();
   ask();
   draw(new Set(["route"]));
 });

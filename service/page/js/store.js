@@ -14,6 +14,7 @@ export class Ticks {
   constructor(capacity = TICKS) {
     this.capacity = capacity;
     this.length = 0;
+    this.revision = 0; // of the blocks taken: the same one means the same ticks
     this.next = null; // the newest tick's forecast of the steps ahead, as the server sent it
     this.target = "";
     this.step = 1;
@@ -22,6 +23,7 @@ export class Ticks {
 
   /** Take a BLOCK: it replaces what is here where it says so, or where it is of another target or step; of a tick that is here already the newer facts count. */
   add(block) {
+    this.revision += 1;
     if (block.restart || block.target !== this.target || block.step !== this.step) this.length = 0;
     this.target = block.target;
     this.step = block.step;

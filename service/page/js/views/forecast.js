@@ -97,7 +97,7 @@ function mount(root, ctx) {
     const nothing = el("p", { class: "empty", hidden: true });
     const readout = el("p", { class: "readout", "aria-live": "off" });
     const element = el("section", { class: "multiple", "aria-label": stream, "data-stream": stream }, el("div", { class: "head" }, title, drop), host, nothing, readout);
-    const one = { element, host, nothing, readout, drop, stream, height, ticks: null, shown: null };
+    const one = { element, host, nothing, readout, drop, stream, height, revision: -1, shown: null };
     one.drawing = chart(host, {
       label: `Forecast and truth of ${stream}`, series: SERIES, bands: BANDS, height, xlabel: "tick", sync: "forecast", onzoom: zoom, onlive: toLive,
       oncursor: (index, keyboard) => announced(readout, index === null ? hintOf(one) : describe(one, index), keyboard),
@@ -151,6 +151,7 @@ function mount(root, ctx) {
   function draw(one) {
     const { from, to } = route.get();
     const ticks = store.ticks(one.stream);
+    one.revision = ticks?.revision ?? null;
     const axis = ticks?.timed() ? "time" : "seq";
     const shown = ticks ? ticks.slice({ last: WINDOW, from, to, axis }) : null;
     const none = !shown || shown.seq.length === 0;
@@ -176,7 +177,8 @@ function mount(root, ctx) {
     }
     if (["hello", "block", "route", "theme"].some((name) => changes.has(name))) {
       arrange();
-      for (const one of charts.values()) draw(one);
+      const all = ["hello", "route", "theme"].some((name) => changes.has(name));
+      for (const one of charts.values()) if (all || store.ticks(one.stream)?.revision !== one.revision) draw(one);
       live.hidden = route.get().from === null;
       main.empty(store.streams.length ? "" : store.hello ? "No stream of this model has ticked yet. Send one a value and it appears here; or choose streams above." : "Waiting for the first values…");
     }
