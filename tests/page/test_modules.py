@@ -217,3 +217,45 @@ def test_a_table_that_is_saved_runs_no_formula_and_keeps_every_character(evaluat
         'name,\'@x,y\r\n\'=cmd|\' /C calc\'!A0,1.5,\r\n"a ""b"", c",,-2\r\n'
     )
     assert evaluate("format", "fileName", "fileName(['../<x>', '', 'error'], 'csv')") == ".._x_-error.csv"
+
+
+SCORED = {"labels": 256, "served": 0.5, "persistence": 1, "least_squares": None, "ghost": 1.2, "ghost_labels": 40}
+
+
+def test_the_ghost_is_compared_on_the_labels_that_it_is_scored_on(evaluate):
+    def said(wanted="open", **scores):
+        asked = {"wanted": wanted, "ghost": {"version": 3}, "scores": SCORED | scores, "stream": "a"}
+        return evaluate("sentences", "ghostSentence", f"ghostSentence({json.dumps(asked)})")
+
+    assert said(ghost_served=0.4) == (
+        "Had it not learned since version 3, the squared error of the last 40 labels of a would be 3 times as large."
+    )
+    assert "be 2.4 times as large" in said()  # a server that does not say: against all labels
+    assert said(ghost_served=1.19).endswith("would be the same.")
+    assert said(ghost_served=2.4).endswith("0.5 times as large. Here learning has not paid, yet.")
+    assert "are not scored" in said(ghost=None)
+    assert said("none").startswith("No ghost is drawn")
+
+
+def test_how_a_stream_stands_leaves_out_what_is_not_known(evaluate):
+    said = evaluate("sentences", "standing", f"standing({json.dumps(SCORED)})")
+    assert said == (
+        "Over the last 256 labels the squared error of what serves is 0.5 times persistence's"
+        " and 0.42 times the ghost's."
+    )
+    assert "Too few" in evaluate("sentences", "standing", "standing({labels: 0, served: null})")
+    steps = [{"step": 1, "squared": 0.4, "persistence_squared": 1}, {"step": 5, "squared": 1, "persistence_squared": 4}]
+    assert evaluate("sentences", "horizonSentence", f"horizonSentence({json.dumps(steps)})") == (
+        "1 step ahead its squared error is 0.4 times persistence's, 5 steps ahead 0.25 times."
+    )
+    assert evaluate("sentences", "horizonSentence", "horizonSentence([])") == ""
+
+
+def test_the_error_of_repeating_the_last_value_stands_at_one(evaluate):
+    before = (
+        "const truth = Array.from({length: 80}, (_, at) => (at % 2 ? 1 : 0)); const seq = truth.map((_, at) => at);"
+        "const none = truth.map(() => null); const t = {seq, truth, y: truth, ghost: none};"
+    )
+    drawn = evaluate("windows", "streamErrors", "streamErrors(t, 1, [{seq: 70, least_squares: 0.5}], 'seq')", before)
+    assert (drawn["persistence"][-1], drawn["served"][-1], drawn["ghost"][-1]) == (1, 0, None)
+    assert drawn["least_squares"][69:72] == [None, 0.5, 0.5]

@@ -1,5 +1,7 @@
 // What is computed of a window of ticks. Pure: no document, so that Node can import it.
 
+export const MEAN = 64; // ticks of a running mean of errors
+
 /** Ahead of the newest tick: the x of steps 1…H, from its x and the usual distance (median of the last 32) between ticks. axis: "time" or "seq". */
 export function ahead(x, steps, axis) {
   if (!x.length) return [];
@@ -67,4 +69,19 @@ export function versionChanges(versions) {
     last = version ?? last;
     return changed ? [{ at, version }] : [];
   });
+}
+
+/** Columns of the chart of one stream: relative squared errors as running means, and the versions that answered. Pure. */
+export function streamErrors(ticks, step, history, axis) {
+  const scale = scaleOf(ticks.truth);
+  const mean = (errors) => runningMean(errors, MEAN).map((value) => (value === null || scale === null ? null : value / scale));
+  const bySeq = new Map(history.map((one) => [one.seq, one.least_squares]));
+  let known = null; // held until the next score
+  return {
+    x: ticks[axis],
+    served: mean(squared(ticks.truth, ticks.y)),
+    persistence: mean(squared(ticks.truth, earlier(ticks.truth, step))),
+    ghost: mean(squared(ticks.truth, ticks.ghost)),
+    least_squares: ticks.seq.map((seq) => (known = bySeq.get(seq) ?? known)),
+  };
 }

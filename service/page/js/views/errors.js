@@ -6,10 +6,10 @@ import { chart, markOf } from "../chart.js";
 import { announced, el } from "../dom.js";
 import { number, percent, plural, short, stamp, times } from "../format.js";
 import { panel } from "../panel.js";
-import { earlier, runningMean, scaleOf, squared, versionChanges } from "../windows.js";
+import { horizonSentence, standing } from "../sentences.js";
+import { MEAN, streamErrors, versionChanges } from "../windows.js";
 
 const SHOWN = 512; // ticks
-const MEAN = 64; // ticks of the running mean
 const EVERY = 5000; // ms between two looks at errors by stream and step
 const WORST = 10;
 const ALL = ""; // the choice of all streams
@@ -34,21 +34,6 @@ const DOC = `Every error here is prequential: the forecast was made before its t
 so that streams of any unit compare; the error of persistence one step ahead then stands near one.
 What serves should lie below persistence, or the model is of no use; below the ghost, or learning is of no use. After a change of the series all rise; only what learns comes back.
 Least squares is computed by the server over the last labels, since the page opened; the other lines are running means over ${MEAN} ticks of what the page has.`;
-
-/** Columns of the chart of one stream: relative squared errors as running means, and the versions that answered. Pure. */
-export function streamErrors(ticks, step, history, axis) {
-  const scale = scaleOf(ticks.truth);
-  const mean = (errors) => runningMean(errors, MEAN).map((value) => (value === null || scale === null ? null : value / scale));
-  const bySeq = new Map(history.map((one) => [one.seq, one.least_squares]));
-  let known = null; // held until the next score
-  return {
-    x: ticks[axis],
-    served: mean(squared(ticks.truth, ticks.y)),
-    persistence: mean(squared(ticks.truth, earlier(ticks.truth, step))),
-    ghost: mean(squared(ticks.truth, ticks.ghost)),
-    least_squares: ticks.seq.map((seq) => (known = bySeq.get(seq) ?? known)),
-  };
-}
 
 function mount(root, ctx) {
   const { store, route, api } = ctx;
@@ -218,24 +203,6 @@ function mount(root, ctx) {
       for (const one of [line, steps, worstBars, coverageBars]) one.destroy();
     },
   };
-}
-
-/** What the scores of a stream say, in one sentence. */
-export function standing({ labels, served, persistence, least_squares: squares, ghost, ghost_served: beside = served }) {
-  if (!labels || !(served > 0) || !(persistence > 0)) return "Too few labels to say how it stands.";
-  const against = [[served, persistence, "persistence's"], [served, squares, "that of least squares"], [beside ?? served, ghost, "the ghost's"]]
-    .filter(([, value]) => value > 0).map(([own, value, name]) => `${number(own / value, 2)} times ${name}`);
-  const list = against.length > 1 ? `${against.slice(0, -1).join(", ")} and ${against.at(-1)}` : against[0];
-  return `Over the last ${plural(labels, "label")} the squared error of what serves is ${list}.`;
-}
-
-/** How the error grows with the step, in one sentence. */
-export function horizonSentence(steps) {
-  const ratio = (one) => (one && one.persistence_squared > 0 && one.squared !== null ? one.squared / one.persistence_squared : null);
-  const [first, last] = [ratio(steps[0]), ratio(steps.at(-1))];
-  if (first === null) return "";
-  const near = `${plural(steps[0].step, "step")} ahead its squared error is ${number(first, 2)} times persistence's`;
-  return steps.length > 1 && last !== null ? `${near}, ${plural(steps.at(-1).step, "step")} ahead ${number(last, 2)} times.` : `${near}.`;
 }
 
 export default { id: "errors", title: "Error", show: ["ticks", "scores", "samples"], mount };

@@ -2,14 +2,14 @@
 
 import { chart } from "../chart.js";
 import { announced, el, setText } from "../dom.js";
-import { moment, number, percent, plural, short, stamp, times } from "../format.js";
+import { moment, number, percent, short, stamp } from "../format.js";
 import { panel } from "../panel.js";
 import { pointPanel } from "../point.js";
+import { ghostSentence } from "../sentences.js";
 import { withNext } from "../windows.js";
 
 const WINDOW = 256; // ticks of the moving window
 const HINT = "Click a point to see who answered; drag to look closer.";
-const WARM_UP = 16; // of the ghost: ticks that are not scored
 const SERIES = [
   { key: "low", label: "low", colour: "", width: 0 },
   { key: "high", label: "high", colour: "", width: 0 },
@@ -30,14 +30,14 @@ Where ghost and forecast lie together, learning since that version changed nothi
 Drag over a stretch to look closer (plus and minus on the keyboard), double click or Escape to come back to now. A click or Enter on a point says which version answered there.`;
 
 /** The legend and words of a task: what is no forecast has no truth and no interval. */
-function wordsOf(model) {
+function wordsOf(model, ghost) {
   const forecasts = !model || model.task === "forecast";
   const [, made] = LABELS[forecasts ? "forecast" : "answer"];
   const legend = [
     ...(forecasts ? [{ label: "truth", colour: "text" }] : []),
     { label: made, colour: "served" },
     ...(forecasts ? [{ label: intervalOf(model), colour: "interval", kind: "area" }, { label: "the next steps", colour: "served", kind: "dotted" }] : []),
-    { label: "ghost: had it not learned", colour: "ghost", kind: "dashed" },
+    ...(ghost === "none" ? [] : [{ label: "ghost: had it not learned", colour: "ghost", kind: "dashed" }]),
   ];
   return { forecasts, legend };
 }
@@ -45,24 +45,6 @@ function wordsOf(model) {
 function intervalOf(model) {
   const level = model?.intervals?.at(-1); // of several the widest is drawn
   return level ? `interval, ${percent(level)}` : "interval (this model has none)";
-}
-
-/** One sentence: how the ghost compares now. scores: of a stream; ghost: of SCORES or of hello. */
-export function ghostSentence({ wanted, ghost, scores, stream }) {
-  if (wanted === "none") return "No ghost is drawn: choose a version to compare with above.";
-  if (!ghost) return "There is no ghost: the server computes sixteen at once at most, or this stream is not in memory. The forecast is unaffected.";
-  const served = scores?.ghost_served ?? scores?.served ?? null; // on the labels that the ghost is scored on
-  if (!scores || scores.ghost === null || !(served > 0)) {
-    const done = ghost.scored ?? 0;
-    return `The ghost of version ${ghost.version} starts from the state of now; its first ${WARM_UP} ticks are not scored${done ? ` (${plural(done, "label")} so far)` : ""}.`;
-  }
-  const ratio = scores.ghost / served;
-  const over = scores.ghost_labels || scores.labels;
-  const whose = stream ? ` of ${stream}` : "";
-  const labels = over > 0 ? ` of the last ${plural(over, "label")}` : "";
-  if (Math.abs(ratio - 1) < 0.02) return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be the same.`;
-  const paid = ratio > 1 ? "" : " Here learning has not paid, yet.";
-  return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be ${times(ratio)} as large.${paid}`;
 }
 
 function mount(root, ctx) {
@@ -79,7 +61,7 @@ function mount(root, ctx) {
   const point = pointPanel(ctx, { onclose: () => charts.forEach(({ drawing }) => drawing.pick(null)) });
   root.append(main.element, point.element);
   const charts = new Map(); // by stream
-  let words = wordsOf(store.model);
+  let words = wordsOf(store.model, route.get().ghost);
   main.setLegend(words.legend);
 
   function toLive() {
@@ -171,8 +153,8 @@ function mount(root, ctx) {
   }
 
   function update(changes) {
-    if (changes.has("model") || changes.has("hello")) {
-      words = wordsOf(store.model);
+    if (["model", "hello", "route"].some((name) => changes.has(name))) {
+      words = wordsOf(store.model, route.get().ghost);
       main.setLegend(words.legend);
     }
     if (["hello", "block", "route", "theme"].some((name) => changes.has(name))) {
