@@ -48,6 +48,8 @@ ROOMS = {
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
+    "programs.plots": "common",
+    "programs.pictures": "programs.backtest programs.plots",
     "programs.foreign": "model.foreign model.network model.spec common console engine programs.backtest",
     "observe": "common",
     "datadir": "common engine journal storage trainer",
@@ -76,7 +78,8 @@ ROOMS = {
     "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge observe server "
     "server.shard storage",
     "cli": "access cli.remote cluster.hosting cluster.moving cluster.store common console datadir journal observe "
-    "programs.backtest programs.foreign programs.offline programs.tables server storage trainer",
+    "programs.backtest programs.foreign programs.offline programs.pictures programs.plots programs.tables server "
+    "storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.cluster", "service.programs"}  # packages that only hold rooms
 MOST_FOLDERS = {"service": 19, "model": 10}

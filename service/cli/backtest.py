@@ -58,6 +58,9 @@ def backtest(
     ] = 32,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="OUT")] = None,
     forecasts: Annotated[Path | None, typer.Option(help="Write every scored forecast.", metavar="OUT.csv")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw forecasts and errors in one file.", metavar="OUT.html|svg|png")
+    ] = None,
 ) -> None:
     """Replay a recorded series and score the forecasts.
 
@@ -71,9 +74,12 @@ def backtest(
     from service.programs.backtest.command import backtest as run
     from service.programs.backtest.command import check_outputs, finish
     from service.programs.backtest.plan import make_plan, model_keys
+    from service.programs.pictures.replayed import Replayed
+    from service.programs.plots.output import check_plot, write_plot
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)
+        check_plot(plot)
         if server is not None and through is not Through.SERVICE:
             raise Invalid("url", server.url, "goes with --through service")
         beside = keys_beside(weights) if config is None else {}
@@ -89,7 +95,10 @@ def backtest(
             score_to=score_to,
         )
         print(plan.describe(), file=sys.stderr, flush=True)
-        report = run(plan, through.value, server=server, max_staleness=max_staleness, forecasts=forecasts)
+        watch = None if plot is None else Replayed(plan)
+        report = run(plan, through.value, server=server, max_staleness=max_staleness, forecasts=forecasts, watch=watch)
+        if plot is not None and watch is not None:
+            write_plot(watch.figure(report), plot)
         return finish(report, json, max_staleness)
 
     raise typer.Exit(guarded(work))

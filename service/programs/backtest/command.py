@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,18 @@ Through = Literal["core", "service"]
 Forecast = npt.NDArray[np.floating[Any]]
 
 
+class Watch(Protocol):
+    """Something that looks at a replay, such as a picture; it must not change what it is given."""
+
+    def add(self, name: str, series: int, row: int, forecast: Forecast) -> None:
+        """Take the forecast (horizon, targets) of a forecaster, in raw units, made at a row of a series."""
+        ...
+
+    def bounds(self, series: int, row: int, lower: Forecast, upper: Forecast) -> None:
+        """Take the bounds (levels, horizon, targets) of the model's forecast of the same row, through the core."""
+        ...
+
+
 def backtest(
     plan: Plan,
     through: Through = "core",
@@ -36,8 +48,11 @@ def backtest(
     server: Remote | None = None,
     max_staleness: int = through_service.STALENESS,
     forecasts: Path | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Replay the plan's rows and return the scores. forecasts: CSV file for freshet's forecasts, written as they come.
+
+    watch: is given every forecast, the baselines' too.
 
     Raises Invalid for a task other than forecast, OSError for the file; through the service also FreshetError,
     ServerFailed and Stalled.
@@ -50,35 +65,54 @@ def backtest(
     scorers = plan.scorers()
     with _kept(forecasts, scorers, plan) as keep:
         if through == "core":
-            return _through_core(plan, scorers, keep)
+            return _through_core(plan, scorers, keep, watch)
         with progress("freshet", plan.all_rows) as shown:
 
             def take(series: int, row: int, forecast: Forecast) -> None:
                 count(scorers[series], keep, shown, row, forecast, series)
+                if watch is not None:
+                    watch.add("freshet", series, row, forecast)
 
             observed, scraped = asyncio.run(through_service.run_all(plan, server, max_staleness, take))
-    return service_report(plan, scorers, observed, scraped)
+    return service_report(plan, scorers, observed, scraped, watch)
 
 
-def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | None) -> Report:
+def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | None, watch: Watch | None) -> Report:
     learner, started = core.learner(plan), time.perf_counter()
     levels = plan.spec.intervals
     coverage = [Coverage(scorer, levels) for scorer in scorers] if levels else []
+    bounded = coverage if watch is None else [_Seen(one, watch, n) for n, one in enumerate(coverage)]
     with progress("freshet", plan.all_rows) as shown:
-        for series, row, forecast in core.every_forecast(learner, plan, coverage):
+        for series, row, forecast in core.every_forecast(learner, plan, bounded):
             count(scorers[series], keep, shown, row, forecast, series)
+            if watch is not None:
+                watch.add("freshet", series, row, forecast)
     wall_s = time.perf_counter() - started
     intervals = Coverage.levels(coverage) if coverage else ()
     mixture = learner.network.mixture_weights(learner.weights)
     updates = learner.counts.updates
-    return _report(plan, scorers, wall_s=wall_s, updates=updates, intervals=intervals, mixture=mixture)
+    return _report(plan, scorers, watch, wall_s=wall_s, updates=updates, intervals=intervals, mixture=mixture)
 
 
-def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped) -> Report:
+class _Seen:
+    """A series' coverage whose bounds a watch is given too."""
+
+    def __init__(self, coverage: Coverage, watch: Watch, series: int) -> None:
+        self._coverage, self._watch, self._series = coverage, watch, series
+
+    def add(self, row: int, forecast: Forecast, lower: Forecast, upper: Forecast) -> None:
+        self._coverage.add(row, forecast, lower, upper)
+        self._watch.bounds(self._series, row, lower, upper)
+
+
+def service_report(
+    plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped, watch: Watch | None = None
+) -> Report:
     """Return the report of a replay through a server. The baselines run now, so that they did not slow it down."""
     return _report(
         plan,
         scorers,
+        watch,
         wall_s=observed.wall_s,
         updates=scraped.updates,
         versions=observed.versions,
@@ -89,8 +123,8 @@ def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, sc
     )
 
 
-def _report(plan: Plan, scorers: Sequence[Scorer], **measured: Any) -> Report:
-    scores = {"freshet": Scores.of([scorer.tally for scorer in scorers])} | baseline_scores(plan)
+def _report(plan: Plan, scorers: Sequence[Scorer], watch: Watch | None, **measured: Any) -> Report:
+    scores = {"freshet": Scores.of([scorer.tally for scorer in scorers])} | baseline_scores(plan, watch)
     return Report(
         rows=plan.all_rows,
         scored=sum(scorer.scored for scorer in scorers),
@@ -103,22 +137,24 @@ def _report(plan: Plan, scorers: Sequence[Scorer], **measured: Any) -> Report:
     )
 
 
-def baseline_scores(plan: Plan) -> dict[str, Scores]:
+def baseline_scores(plan: Plan, watch: Watch | None = None) -> dict[str, Scores]:
     """Return the baselines' errors over the same rows, by name; each series has its own baselines.
 
     One series is in work at a time, so that memory does not grow with their number.
     """
     tallies = {name: Tally(plan.spec.horizon) for name in core.baselines(plan)}
     with progress("baselines", plan.all_rows) as shown:
-        for series in plan.entities:
+        for n, series in enumerate(plan.entities):
             alone = plan.alone(series)
             scorer, made = alone.scorer(), core.baselines(alone)
             running = [
                 (name, scorer.again(), core.baseline_forecasts(baseline, alone)) for name, baseline in made.items()
             ]
             for row in range(alone.rows):
-                for _, scores, forecasts in running:
-                    scores.add(row, next(forecasts))
+                for name, scores, forecasts in running:
+                    scores.add(row, forecast := next(forecasts))
+                    if watch is not None:
+                        watch.add(name, n, row, forecast)
                 shown.advance()
             for name, scores, _ in running:
                 tallies[name].merge(scores.tally)

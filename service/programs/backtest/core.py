@@ -15,7 +15,7 @@ from model.offline.least_squares import RecursiveLeastSquares
 from model.offline.seasonal import SeasonalLeastSquares, SeasonalNaive
 from service.engine.export import read_weights
 from service.programs.backtest.covariates import regressors
-from service.programs.backtest.coverage import Coverage
+from service.programs.backtest.coverage import Bounded
 from service.programs.backtest.plan import Plan
 from service.programs.backtest.seasons import seasons
 
@@ -37,7 +37,7 @@ def forecasts(learner: Learner, plan: Plan) -> Iterator[Forecast]:
 
 
 def every_forecast(
-    learner: Learner, plan: Plan, coverage: Sequence[Coverage] = ()
+    learner: Learner, plan: Plan, coverage: Sequence[Bounded] = ()
 ) -> Iterator[tuple[int, int, Forecast]]:
     """Replay the plan's rows in order of time: learn from each tick, then forecast with the new weights.
 

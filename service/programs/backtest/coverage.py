@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,14 @@ class Level:
     quarters: tuple[float, ...]
     width: float
     rolling_width: float  # of the quantile of the last errors of the same forecasts, over the same rows
+
+
+class Bounded(Protocol):
+    """Something that takes a series' forecasts with their bounds, as `Coverage` does."""
+
+    def add(self, row: int, forecast: Array, lower: Array, upper: Array) -> None:
+        """Take the forecasts (horizon, targets) made at one row, and their bounds (levels, horizon, targets)."""
+        ...
 
 
 class Coverage:
