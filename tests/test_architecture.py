@@ -54,6 +54,7 @@ ROOMS = {
     "observe": "common",
     "datadir": "common engine journal storage trainer",
     "cluster.shards": "cluster.store common datadir journal storage",
+    "programs.demo": "model.network common console engine programs.backtest",
     "programs.top": "common console programs.backtest",
     "cli.remote": "model.spec common console programs.top",
     "programs.offline": "model.fold model.network model.offline model.parameters model.spec common console "
@@ -78,8 +79,8 @@ ROOMS = {
     "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge observe server "
     "server.shard storage",
     "cli": "access cli.remote cluster.hosting cluster.moving cluster.store common console datadir journal observe "
-    "programs.backtest programs.foreign programs.offline programs.pictures programs.plots programs.tables server "
-    "storage trainer",
+    "programs.backtest programs.demo programs.foreign programs.offline programs.pictures programs.plots "
+    "programs.tables server storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.cluster", "service.programs"}  # packages that only hold rooms
 MOST_FOLDERS = {"service": 19, "model": 10}

@@ -19,6 +19,7 @@ import typer
 import service
 from service.cli.backtest import backtest
 from service.cli.backup import backup, restore
+from service.cli.demo import demo
 from service.cli.journal import journal
 from service.cli.remote.health import health
 from service.cli.remote.models import models
@@ -32,7 +33,7 @@ from service.cli.store_moving import export_data, import_data
 from service.cli.token import token
 from service.cli.train import import_weights, train
 from service.console.panels import Panelled, panel_of
-from service.console.verbs import INTERRUPTED, USAGE_ERROR, group, guarded, one_blas_thread, refused
+from service.console.verbs import INTERRUPTED, USAGE_ERROR, group, refused
 from service.server.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
 
 app = group("freshet", "A model server that learns from the streams it serves.")
@@ -189,21 +190,4 @@ store.command("import")(import_data)
 store.command("export")(export_data)
 app.add_typer(store)
 app.add_typer(token)
-
-
-@app.command()
-def demo(
-    rows: Annotated[int | None, typer.Option(help="Use only the first N rows.", metavar="N")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="OUT")] = None,
-    keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Leave the server running until Ctrl-C.")
-    ] = False,
-) -> None:
-    """Run a server on seven months of New York taxi rides.
-
-    It starts the server, streams the rides through it, and reports the errors of the forecasts.
-    """
-    one_blas_thread()
-    from service.cli.demo import demo as run
-
-    raise typer.Exit(guarded(lambda: run(rows, json, keep_serving)))
+app.command()(demo)

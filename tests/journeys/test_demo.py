@@ -91,6 +91,35 @@ async def test_the_demo_ends_with_what_a_newcomer_wants_to_see(tmp_path):
     report = json.loads((tmp_path / "out.json").read_text())
     check(report, stdout.decode())
     assert report["updates"] == ROWS - 2
+    first = stdout.decode().splitlines()[0]
+    assert re.fullmatch(r"watch it learn: http://127\.0\.0\.1:\d+/", first), first
+    assert "drift" not in report
+
+
+async def test_many_streams_change_half_way_and_the_model_learns_again(tmp_path):
+    arguments = ("--streams", 24, "--rows", 336, "--inject-drift", "--pace", 0, "--json", tmp_path / "out.json")
+    async with demo(*arguments) as process:
+        stdout, stderr = await process.communicate()
+    assert process.returncode == 0, stderr.decode()
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["rows"] == 24 * 336
+    drift = report["drift"]
+    assert drift["at"] == 168
+    assert drift["drifts"], "no drift was reported"
+    assert drift["peak"] > 2 * drift["before"], "the change did not raise the error"
+    assert drift["settled"] < 0.7 * drift["peak"], "the error did not come down"
+    assert drift["settled"] < 0.7 * drift["frozen"], "a model that does not learn is as good"
+    assert "the server reported a drift" in stdout.decode()
+    assert "24 zones of a city" in stdout.decode()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--streams", 0), ("--pace", -1), ("--streams", 1000)])
+async def test_the_demo_refuses_a_wish_that_it_cannot_fulfil_before_a_server_starts(option, value):
+    async with demo(option, value) as process:
+        stdout, stderr = await process.communicate()
+    assert process.returncode == 2
+    assert stderr.decode().startswith(f"freshet: {option[2:]} = ")
+    assert not stdout
 
 
 @needs_proc

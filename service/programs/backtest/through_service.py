@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,14 @@ SETTLE_S = 60.0  # longest wait after the last row, for the disk and for the las
 Take = Callable[[int, npt.NDArray[np.floating[Any]]], None]  # (origin row, forecast [horizon, targets])
 TakeEach = Callable[[int, int, npt.NDArray[np.floating[Any]]], None]  # (series, origin row, forecast)
 Result = TypeVar("Result")
+
+
+class Paced(Protocol):
+    """Decides when a stream's next tick is due."""
+
+    async def turn(self) -> None:
+        """Wait until it is."""
+        ...
 
 
 @dataclass(slots=True)
@@ -72,11 +80,18 @@ async def replay(target: Remote, model: str, stream_id: str, plan: Plan, max_sta
 
 
 async def replay_all(
-    target: Remote, model: str, stream_ids: Sequence[str], plan: Plan, max_staleness: int, take: TakeEach
+    target: Remote,
+    model: str,
+    stream_ids: Sequence[str],
+    plan: Plan,
+    max_staleness: int,
+    take: TakeEach,
+    paces: Sequence[Paced] = (),
 ) -> Observed:
     """Create the model, send each series as the ticks of a stream, side by side, and pass forecasts to `take`.
 
-    stream_ids: one for each series. A tick is sent only after the labels up to `max_staleness` before it are judged.
+    stream_ids: one for each series; paces: likewise, or none: as fast as the server learns. A tick is sent only after
+    the labels up to `max_staleness` before it are judged.
     On return every tick is on the server's disk and judged. Raises FreshetError, and Stalled for waits longer than
     STALL_S and SETTLE_S.
     """
@@ -88,7 +103,17 @@ async def replay_all(
         try:
             started = time.perf_counter()
             streams = [
-                _stream(client, model, id, plan.alone(series), max_staleness, partial(take, n), seen, started)
+                _stream(
+                    client,
+                    model,
+                    id,
+                    plan.alone(series),
+                    max_staleness,
+                    partial(take, n),
+                    seen,
+                    started,
+                    paces[n] if paces else None,
+                )
                 for n, (id, series) in enumerate(zip(stream_ids, plan.entities, strict=True))
             ]
             await together(streams)
@@ -107,6 +132,7 @@ async def _stream(
     take: Take,
     seen: Observed,
     started: float,
+    pace: Paced | None,
 ) -> None:
     """Send the plan's only series. started: start of the replay, performance counter."""
     offset, sent, spec = plan.series.offset, plan.series.sent, plan.spec
@@ -114,21 +140,26 @@ async def _stream(
     by = None if offset is None else offset.tolist()
     async with client.stream(model, id, IN_FLIGHT, offset=by, static=static) as stream:
         seen.published.add(stream.welcome.version)
-        await _send(stream, plan, max_staleness if plan.spec.learn else None, take, seen)
+        await _send(stream, plan, max_staleness if plan.spec.learn else None, take, seen, pace)
         seen.wall_s = max(seen.wall_s, time.perf_counter() - started)
         await _settle(stream, plan.rows)
         seen.reconnects += stream.reconnects
 
 
-async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed) -> None:
+async def _send(
+    stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed, pace: Paced | None
+) -> None:
     x: npt.NDArray[Any] = plan.series.x[: plan.rows]
     if plan.series.offset is not None:  # otherwise the rounded values; the plan's notes state what rounding loses
         x = np.where(plan.series.offset != 0, plan.series.values[: plan.rows], x)
     times = None if plan.series.time is None else plan.series.time[: plan.rows]
+    sent = _ticks(plan, x, times)
+    if pace is not None:
+        sent = _paced(sent, pace), None
     loop, seq = asyncio.get_running_loop(), 0
     try:
         async with asyncio.timeout(STALL_S) as patience:
-            async for forecast in stream.forecasts(*_ticks(plan, x, times), max_staleness=max_staleness):
+            async for forecast in stream.forecasts(*sent, max_staleness=max_staleness):
                 patience.reschedule(loop.time() + STALL_S)
                 seq = forecast.seq
                 seen.forecast(forecast, max_staleness is not None)
@@ -149,6 +180,14 @@ def _ticks(plan: Plan, x: npt.NDArray[Any], times: Any) -> tuple[Any, Any]:
     moments = [None] * len(x) if times is None else times
     known = plan.series.sent[: len(x), :ahead]
     return [freshet.Tick(*each) for each in zip(x, moments, known, strict=True)], None
+
+
+async def _paced(sent: tuple[Any, Any], pace: Paced) -> AsyncIterator[Any]:
+    """Yield what `_ticks` returned, tick by tick, each at its turn."""
+    rows, times = sent
+    for n, row in enumerate(rows):
+        await pace.turn()
+        yield row if times is None else freshet.Tick(row, times[n])
 
 
 async def _settle(stream: freshet.Stream, rows: int) -> None:
