@@ -49,10 +49,10 @@ ROOMS = {
     "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
     "programs.plots": "common",
-    "programs.pictures": "programs.backtest programs.plots",
     "programs.foreign": "model.foreign model.network model.spec common console engine programs.backtest",
     "observe": "common",
-    "datadir": "common engine journal storage trainer",
+    "datadir": "model.fold common engine journal storage trainer",
+    "programs.pictures": "model.fold journal programs.backtest programs.plots trainer",
     "cluster.shards": "cluster.store common datadir journal storage",
     "programs.demo": "model.network common console engine programs.backtest",
     "programs.top": "common console programs.backtest",

@@ -21,6 +21,9 @@ def replay(
         Path | None,
         typer.Option("--from", help="Start from a trainer.db or a copy [default: the journal].", metavar="FILE"),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw forecasts and losses in one file.", metavar="OUT.html|svg|png")
+    ] = None,
 ) -> None:
     """Learn a stopped server's journal again and verify the weights.
 
@@ -29,24 +32,31 @@ def replay(
     the libraries, the last bits may differ.
     """
     one_blas_thread()
-    raise typer.Exit(_replay(data, checkpoint))
+    raise typer.Exit(_replay(data, checkpoint, plot))
 
 
-def _replay(data: Path, checkpoint: Path | None) -> int:
+def _replay(data: Path, checkpoint: Path | None, plot: Path | None) -> int:
+    from service.common.errors import Invalid
     from service.datadir.refold import refold
     from service.journal.log import JournalLocked
     from service.journal.records import RecordError
     from service.journal.segments import JournalDamaged
+    from service.programs.pictures.refolded import Refolds
+    from service.programs.plots.output import check_plot, write_plot
     from service.storage.database import DatabaseRefused
     from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse
     from service.trainer.hosting import WeightsGone
 
     unusable = (
         OSError, JournalLocked, JournalDamaged, RecordError, DatabaseRefused, CheckpointCorrupt, CheckpointInUse,
-        WeightsGone,
+        WeightsGone, Invalid,
     )  # fmt: skip
     try:
-        results = refold(data, checkpoint, _progress if sys.stderr.isatty() else _silent)
+        check_plot(plot)
+        watch = None if plot is None else Refolds()
+        results = refold(data, checkpoint, _progress if sys.stderr.isatty() else _silent, watch)
+        if plot is not None and watch is not None:
+            write_plot(watch.figure(), plot)
     except unusable as error:
         raise refused(error) from None
     for found in results:

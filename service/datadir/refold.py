@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from model.fold.learner import Update
 from service.common.gate import GateSettings
 from service.engine.export import pack_weights, read_weights
 from service.journal.examine import Examined, examine
@@ -28,6 +29,18 @@ from service.trainer.placing import checkpoint_files
 CHECKPOINT = "checkpoint"
 
 
+class Watch(Protocol):
+    """Something that looks at the fold, such as a picture; it must not change what it is given."""
+
+    def before(self, hosted: HostedModel, chunk: Chunk) -> None:
+        """Take a chunk that the model will learn."""
+        ...
+
+    def after(self, hosted: HostedModel, updates: Sequence[Update]) -> None:
+        """Take the updates that it made of the chunk."""
+        ...
+
+
 @dataclass
 class Refolded:
     """One model, learned again from entry `first` to `offset`. digest: sha256 of its weights file."""
@@ -41,7 +54,10 @@ class Refolded:
 
 
 def refold(
-    data: Path, checkpoint: Path | None, on_progress: Callable[[int, int], None] = lambda *_: None
+    data: Path,
+    checkpoint: Path | None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+    watch: Watch | None = None,
 ) -> list[Refolded]:
     """Learn the journal in a data directory again, from a checkpoint (a trainer.db), or from its start (None).
 
@@ -56,14 +72,16 @@ def refold(
         if journal.damage:
             raise journal.damage
         with closing(Versions(data / "versions.db")) as versions:
-            return _Fold(data, journal, versions, checkpoint).run(on_progress)
+            return _Fold(data, journal, versions, checkpoint, watch).run(on_progress)
     finally:
         os.close(fd)
 
 
 class _Fold:
-    def __init__(self, data: Path, journal: Examined, versions: Versions, checkpoint: Path | None) -> None:
-        self._journal, self._versions = journal, versions
+    def __init__(
+        self, data: Path, journal: Examined, versions: Versions, checkpoint: Path | None, watch: Watch | None
+    ) -> None:
+        self._journal, self._versions, self._watch = journal, versions, watch
         self._start, self._hosted = _stored(checkpoint) if checkpoint else (0, {})
         self._partial = checkpoint is not None and len(checkpoint_files(data)) > 1
         first = journal.segments[0].start if journal.segments else 0
@@ -125,7 +143,11 @@ class _Fold:
         if chunk.end <= hosted.offset:  # the checkpoint contains it, although it is after its position
             return
         hosted.skips = self._skips.get(chunk.model, Skips())
-        hosted.apply(chunk, self._weights_of)
+        if self._watch is not None:
+            self._watch.before(hosted, chunk)
+        updates = hosted.apply(chunk, self._weights_of)
+        if self._watch is not None:
+            self._watch.after(hosted, updates)
         result = self._results[chunk.model]
         for what, digest in self._recorded.get(chunk.model, {}).get(hosted.offset, ()):
             (result.met if digest == digest_of(hosted) else result.missed).append(what)

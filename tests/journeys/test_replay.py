@@ -85,6 +85,18 @@ async def small(data: Path) -> None:
                 await live.learn()
 
 
+async def test_a_replay_draws_what_was_learned_and_finds_the_same_weights(tmp_path):
+    await small(tmp_path / "data")
+    drawn = await replay(tmp_path / "data", "--plot", tmp_path / "out.svg")
+    assert drawn == await replay(tmp_path / "data")
+    text = (tmp_path / "out.svg").read_text()
+    for words in ("Sum of losses", "persistence", "The whole series", "stream "):
+        assert words in text
+    assert "nan" not in text.lower()
+    code, said = await replay(tmp_path / "data", "--plot", tmp_path / "out.pdf")
+    assert (code, "end the name in" in said) == (2, True)
+
+
 async def test_a_version_with_other_weights_than_the_journal_gives_is_named(tmp_path):
     await small(tmp_path)
     with sqlite3.connect(tmp_path / "versions.db") as sql:

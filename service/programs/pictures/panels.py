@@ -85,7 +85,13 @@ def _enveloped(panel: Panel, followed: Followed, spans: Sequence[Span], marks: S
 
 
 def error_panel(
-    x: F64, timed: bool, sums: Mapping[str, F64], means: Mapping[str, float], unit: str, marks: Sequence[Mark] = ()
+    x: F64,
+    timed: bool,
+    sums: Mapping[str, F64],
+    means: Mapping[str, float],
+    unit: str,
+    marks: Sequence[Mark] = (),
+    title: str = "Sum of squared errors",
 ) -> Panel:
     """Return running sums of squared errors. sums: (n,) by forecaster, ours first; means: shown beside the names."""
     ends = {name: float(values[-1]) if len(values) else np.nan for name, values in sums.items()}
@@ -96,7 +102,7 @@ def error_panel(
     ]
     about = "Lower is better; a steeper line errs more at that time. Beside each name is its mean."
     return Panel(
-        "Sum of squared errors", about, unit, timed, lines, marks=marks, y_least=0.0,
+        title, about, unit, timed, lines, marks=marks, y_least=0.0,
         y_most=max(known) * ROOM if known and max(known) > 0 else None,
     )  # fmt: skip
 
