@@ -55,6 +55,7 @@ class Channel:
         self._source, self._version = seen.catalog.source_of(model), version
         self._lens = Lens.of(self._source.spec, subject.target, subject.step)
         self.viewers: set[Viewer] = set()
+        self.coming = 0  # viewers that are joining
         self.looks = 0
         self.ended = ""
         self.scene = Scene([], subject.show, tools.loaded, seen.versions)

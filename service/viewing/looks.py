@@ -169,13 +169,16 @@ class Viewing:
             is_new = channel is None or channel.ended
             if channel is None or is_new:
                 channel = self._channels[key] = Channel(self._tools, seen, model, subject, version)
+            channel.coming += 1  # so that it stays open when its last viewer leaves meanwhile
             try:
                 if is_new:
                     await channel.open(self._sampler(seen, model), sees_all)
                 await channel.join(viewer)
             except BaseException:
+                channel.coming -= 1
                 self._left(channel, viewer)
                 raise
+            channel.coming -= 1
             if channel not in self._tasks:
                 self._tasks[channel] = asyncio.create_task(channel.run(), name="viewing")
             return channel
@@ -183,7 +186,7 @@ class Viewing:
     def _left(self, channel: Channel, viewer: Viewer) -> None:
         """Let a viewer leave; with the last one the channel ends."""
         channel.viewers.discard(viewer)
-        if channel.viewers:
+        if channel.viewers or channel.coming:
             return
         for key in [key for key, one in self._channels.items() if one is channel]:
             del self._channels[key]

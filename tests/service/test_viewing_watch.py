@@ -217,6 +217,32 @@ async def test_a_server_that_leaves_ends_all_views_and_admits_no_other(tmp_path:
                     pass
 
 
+async def test_a_channel_stays_open_for_who_joins_while_its_last_viewer_leaves(tmp_path: Path) -> None:
+    async with watched(tmp_path) as w:
+        model = await w.world.model()
+        await w.ticks(model, w.world.open(model, "a"), 3)
+        joined, leave = asyncio.Event(), asyncio.Event()
+
+        async def second() -> list[tuple[str, dict[str, Any]]]:
+            async with w.viewing.watch(w.seen, model, Subject(("a",)), True) as viewer:
+                joined.set()
+                await leave.wait()
+                return await drained(viewer)
+
+        async with w.viewing.watch(w.seen, model, Subject(("a",)), True):
+            (channel,) = w.viewing.channels
+            other = asyncio.create_task(second())
+            while not channel.coming:
+                await asyncio.sleep(0)
+        await asyncio.wait_for(joined.wait(), DEADLINE_S)
+        assert w.viewing.channels == [channel]
+        await w.ticks(model, model.session("a"), 1)
+        await w.look()
+        leave.set()
+        assert of("block", await other)[-1]["seq"] == [4]
+        assert (w.viewing.channels, len(w.viewing.ghosts)) == ([], 0)
+
+
 async def test_a_shard_that_leaves_ends_the_views_of_its_models(tmp_path: Path) -> None:
     async with watched(tmp_path) as w:
         model = await w.world.model()
