@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     def call(module, names, body):
         source = f"import {{ {names} }} from {json.dumps(f'./js/{module}')};\n"
         source += f"const give = (v) => console.log(JSON.stringify(v));\n{body}"
+        assert NODE
         done = subprocess.run([NODE, "--input-type=module", "-e", source], cwd=root, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -19,14 +19,10 @@ DEADLINE_S = 60.0
 
 
 class Living:
-    """A model named `name`, whose stream `river` gets a tick every EVERY_S inside the block: a sine, easily learned.
-
-    drifts: from then on a random walk is added, so that the error rises for good.
-    """
+    """A model named `name`, whose stream `river` gets a tick every EVERY_S inside the block: a sine, easily learned."""
 
     def __init__(self, client: freshet.Client, name: str, stream: str = "river") -> None:
         self.client, self.name, self.stream = client, name, stream
-        self.drifts = asyncio.Event()
         self._moving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -47,21 +43,25 @@ class Living:
             await self._moving
 
     async def _move(self) -> None:
-        rng, walk = np.random.default_rng(0), 0.0
+        rng = np.random.default_rng(0)
         async with self.client.stream(self.name, self.stream) as stream:
             for n in itertools.count():
-                if self.drifts.is_set():
-                    walk += rng.standard_normal()
-                await stream.step([np.sin(n / 6) + 0.02 * rng.standard_normal() + walk])
+                await stream.step([np.sin(n / 6) + 0.02 * rng.standard_normal()])
                 await asyncio.sleep(EVERY_S)
 
-    async def hurried(self, ticks: int) -> None:
-        """Send ticks of a second stream, as fast as they are answered."""
-        values = np.sin(np.arange(ticks) / 6) + 0.02 * np.random.default_rng(1).standard_normal(ticks)
+    async def hurried(self, ticks: int, walking: bool = False) -> None:
+        """Send ticks of the stream `torrent`, as fast as they are answered, and wait until they are learned.
+
+        walking: a random walk is added, so that the error rises for good.
+        """
+        rng = np.random.default_rng(1)
+        values = np.sin(np.arange(ticks) / 6) + 0.02 * rng.standard_normal(ticks)
+        if walking:
+            values += np.cumsum(rng.standard_normal(ticks))
         async with self.client.stream(self.name, "torrent") as stream:
             async for _ in stream.forecasts(values):
                 pass
-            await asyncio.wait_for(stream.wait_judged(ticks - HORIZON), DEADLINE_S)
+            await asyncio.wait_for(stream.wait_judged(stream.next_seq - 1 - HORIZON), DEADLINE_S)
 
     async def until(self, kind: EventKind, count: int = 1) -> None:
         """Wait until the model has had `count` events of this kind."""
