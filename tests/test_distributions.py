@@ -55,6 +55,7 @@ def test_the_servers_wheel_holds_model_and_service_and_the_demos_data(sources, t
         assert packages(archive) == {"model", "service"}
         assert {"freshet", "numpy", "onnxruntime"} <= requirements(archive)
         assert {"service/cli/data/nyc_taxi.csv", "service/cli/data/NOTICE.md"} <= set(archive.namelist())
+        assert {"service/page/index.html", "service/page/vendor/LICENSE.uPlot"} <= set(archive.namelist())
         assert not [name for name in requirements(archive) if name in {"torch", "jax"}]
         assert f"\nVersion: {freshet.__version__}\n" in metadata(archive)
         assert f"\nRequires-Dist: freshet=={freshet.__version__}\n" in metadata(archive)

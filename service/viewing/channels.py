@@ -26,6 +26,7 @@ from service.viewing.ticks import Lens
 log = structlog.get_logger("viewing")
 
 LOOK_S = 0.25  # between two looks of a channel
+SPREAD_S = 0.002  # between the writes to two viewers
 FACTS_S = 1.0  # between two looks at what changes slowly
 SINGLE_EVENTS = 4  # of a model, in one look; more are sent as one list
 DELETED_REASON, LEAVES = "the model was deleted", "the server leaves: connect again"
@@ -158,11 +159,17 @@ class Channel:
         look = self.scene.copy(seen.clock(), seen.wall(), self._new_facts())
         if look.copies or look.facts or look.with_scores or self.scene.is_behind:
             try:
-                _send(self.viewers, await self._tools.in_thread(self.scene.take, look))
+                await self._spread(await self._tools.in_thread(self.scene.take, look))
             except asyncio.CancelledError:  # the events of this look are lost
                 for viewer in self.viewers:
                     viewer.behind = True
                 raise
+
+    async def _spread(self, messages: list[bytes]) -> None:
+        """Send messages to one viewer after the other: writes to all in one turn would keep ticks waiting."""
+        for viewer in list(self.viewers) if messages else ():
+            _send([viewer], messages)
+            await asyncio.sleep(SPREAD_S)
 
     async def _adopt(self) -> None:
         """Show the first stream of a model that had none when the channel was opened, and greet again."""

@@ -78,6 +78,7 @@ def service_facts(all_seen: Sequence[Seen], viewers: int) -> dict[str, Any]:
         "models": len(models), "streams": sum(model.known for _, model in models),
         "streams_open": sum(model.owners.open for _, model in models), "viewers": viewers,
         "trainers": [{"ready": client.ready.is_set()} for seen in all_seen for client in seen.trainers.clients],
+        "fresh_target": max((value_of(seen.metrics.publishing.fresh) for seen in all_seen), default=None),
         "journal_bytes": int(sum(value_of(seen.metrics.journal.journal_size) for seen in all_seen)),
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,18 +102,23 @@ class Viewer:
             self.put(event("bye", {"reason": reason}))
             self._ended = reason
 
-    async def next(self) -> bytes:
-        """Return the next event, whole: its name, its data, and the blank line; waits for one.
+    async def next(self, wait_s: float | None = None) -> bytes:
+        """Return every event that waits, whole and joined: a write for each would cost more than the rest. Waits for
+        one, at most `wait_s` seconds; then b"".
 
         A viewer that has lost its oldest events gets an event `dropped` first, and whole blocks soon after. Raises
         Ended once the model is deleted or the server leaves, after the events that are queued, the last of them `bye`.
         """
-        while not self._queue:
-            if self._ended:
-                raise Ended(self._ended)
+        if not self._queue and not self._ended:
             self._more.clear()
-            await self._more.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._more.wait()
+        if self._ended and not self._queue:
+            raise Ended(self._ended)
+        events = list(self._queue)
+        self._queue.clear()
         if self._lost:
-            lost, self._lost, self.behind = self._lost, 0, True
-            return event("dropped", {"count": lost})
-        return self._queue.popleft()
+            events.insert(0, event("dropped", {"count": self._lost}))
+            self._lost, self.behind = 0, True
+        return b"".join(events)

@@ -68,12 +68,14 @@ def read(message: bytes) -> tuple[str, dict[str, Any]]:
     return head.removeprefix(b"event: ").decode(), json.loads(rest.removeprefix(b"data: "))
 
 
+def several(messages: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Return name and data of each of several events."""
+    return [read(message) for message in messages.removesuffix(b"\n\n").split(b"\n\n")]
+
+
 async def drained(viewer: Viewer) -> list[tuple[str, dict[str, Any]]]:
     """Return what a viewer has waiting."""
-    found = []
-    while viewer.waiting:
-        found.append(read(await viewer.next()))
-    return found
+    return several(await viewer.next()) if viewer.waiting else []
 
 
 async def all_of(viewer: Viewer) -> list[tuple[str, dict[str, Any]]]:
@@ -82,7 +84,7 @@ async def all_of(viewer: Viewer) -> list[tuple[str, dict[str, Any]]]:
     async with asyncio.timeout(DEADLINE_S):
         with contextlib.suppress(Ended):
             while True:
-                found.append(read(await viewer.next()))
+                found += several(await viewer.next())
     return found
 
 
@@ -135,8 +137,9 @@ async def test_nothing_is_computed_without_a_viewer_and_two_of_one_subject_share
             await w.ticks(model, session, 1)
             await w.look()
             assert channel.looks == before + 1
-            messages = await one.next(), await two.next()
-            assert messages[0] is messages[1], "it was encoded once"
+            messages = zip(one._queue, two._queue, strict=True)
+            assert all(first is second for first, second in messages), "each was encoded once"
+            assert await one.next() == await two.next() != b""
         assert w.viewing.channels == []
         assert (len(w.seen.events.listeners), len(w.viewing.ghosts), w.viewing.viewers) == (listeners, 0, 0)
 
@@ -174,8 +177,9 @@ async def test_a_queue_drops_its_oldest_and_says_how_many() -> None:
     viewer = Viewer()
     for n in range(VIEWER_QUEUE + 3):
         viewer.put(b"%d" % n)
-    assert read(await viewer.next()) == ("dropped", {"count": 3})
-    assert [await viewer.next() for _ in range(VIEWER_QUEUE)] == [b"%d" % n for n in range(3, VIEWER_QUEUE + 3)]
+    kept = b"".join(b"%d" % n for n in range(3, VIEWER_QUEUE + 3))
+    assert await viewer.next() == event("dropped", {"count": 3}) + kept
+    assert await viewer.next(0.0) == b""
     viewer.end("over")
     assert read(await viewer.next()) == ("bye", {"reason": "over"})
     with pytest.raises(Ended, match="over"):
@@ -370,8 +374,7 @@ async def test_the_loop_of_a_channel_looks_until_the_last_viewer_leaves(tmp_path
             await drained(viewer)
             await w.ticks(model, model.session("a"), 1)
             w.release()
-            name, _ = read(await asyncio.wait_for(viewer.next(), DEADLINE_S))
-            assert name == "block"
+            assert of("block", several(await asyncio.wait_for(viewer.next(), DEADLINE_S)))
 
 
 async def test_a_look_that_fails_ends_its_viewers_and_not_the_server(

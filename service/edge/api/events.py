@@ -53,23 +53,15 @@ class Watches:
 
 async def _pass_on(viewer: Viewer, asked: Asked, sending: Sending) -> None:
     """Send a viewer's events as they come, and a sign of life in between."""
-    left = asyncio.create_task(asked.left())
-    following = asyncio.create_task(viewer.next())
+    leaving = asyncio.create_task(asked.left())
+    leaving.add_done_callback(lambda _: viewer.end("the viewer has left"))
     try:
-        while not left.done():
-            await asyncio.wait((left, following), timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                await sending.piece(ALIVE)
-                continue
-            try:
-                data = following.result()
-            except Ended:
-                await sending.end()
-                return
-            following = asyncio.create_task(viewer.next())
-            await sending.piece(data)
+        while not leaving.done():
+            await sending.piece(await viewer.next(ALIVE_S) or ALIVE)
+    except Ended:
+        await sending.end()
     finally:
-        await end([left, following])
+        await end([leaving])
 
 
 def subject_of(query: Query) -> tuple[str, Subject]:
