@@ -1,0 +1,138 @@
+"""Measure the step graph that serving runs: its nodes, the time of one row, and the time per row of many.
+
+Each case is a model that differs from the default in one thing; all run as `StepSession` runs them. Beside them, in
+turn, runs a graph that never changes: the arithmetic of one LSTM cell of 32 units and its readout, without scaler or
+state in one row. Times relative to it compare two versions of freshet, and two machines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.report import Row, alternated, finish, one_blas_thread, parser
+
+one_blas_thread()
+
+import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is first imported)
+import onnxruntime  # noqa: E402
+from onnx import ModelProto, TensorProto, helper, numpy_helper  # noqa: E402
+
+from model.graph.step import export_step  # noqa: E402
+from model.network import Network  # noqa: E402
+from model.spec import ModelSpec  # noqa: E402
+from service.engine.session import StepSession  # noqa: E402
+
+HIDDEN, WARM, MANY, BLOCK_S = 32, 40, 1024, 0.01  # WARM: ticks that bring a state off zero
+CASES: dict[str, dict[str, Any]] = {
+    "network": {"forecaster": "network"},
+    "mixture": {"forecaster": "mixture"},
+    "mixture, season": {"forecaster": "mixture", "interval": 3600.0},
+    "mixture, own readout": {"forecaster": "mixture", "own_readout": True},
+    "intervals": {"forecaster": "network", "intervals": (0.8, 0.95)},
+    "missing=hold": {"forecaster": "network", "missing": "hold"},
+    "horizon 24": {"forecaster": "network", "horizon": 24},
+    "3 channels": {"forecaster": "network", "channels": ("a", "b", "c")},
+    "gru": {"forecaster": "network", "cell": "gru"},
+    "standard": {"forecaster": "network", "scaler": "standard"},
+    "residual_v1": {"forecaster": "network", "scaler": "residual_v1"},
+    "scaler none": {"forecaster": "network", "scaler": "none"},
+}
+
+
+def exported(fields: dict[str, Any]) -> tuple[Network, bytes]:
+    """Return a network of these fields and its step graph with random weights."""
+    network = Network(ModelSpec(**{"channels": ("a",), "cell": "lstm", "hidden": HIDDEN, "horizon": 1, **fields}))
+    flat = np.random.default_rng(0).normal(0, 0.1, network.layout.size).astype(np.float32)
+    return network, export_step(network, network.weights(flat))
+
+
+def stepping(network: Network, onnx: bytes, rows: int) -> Callable[[], float]:
+    """Return a function that runs the step about BLOCK_S long and returns the seconds of one run."""
+    session, rng, C = StepSession(onnx), np.random.default_rng(1), len(network.spec.channels)
+    x, state = np.zeros((rows, C), np.float32), np.zeros((rows, network.state_size), np.float32)
+    for tick in range(WARM):
+        x = x + rng.standard_normal((rows, C), np.float32)
+        u = network.ahead.inputs(3600.0 * tick + np.zeros(rows))
+        state = session.run(x, u, state)[1].copy()
+    return _repeated(lambda: session.run(x, u, state))
+
+
+def _repeated(run: Callable[[], object]) -> Callable[[], float]:
+    begun = time.perf_counter()
+    for _ in range(WARM):
+        run()
+    count = max(1, round(BLOCK_S * WARM / (time.perf_counter() - begun)))
+
+    def block() -> float:
+        begun = time.perf_counter()
+        for _ in range(count):
+            run()
+        return (time.perf_counter() - begun) / count
+
+    return block
+
+
+def reference(rows: int) -> Callable[[], float]:
+    """Return a function as of `stepping`, for the bare cell: two inputs, 11 nodes and the readout."""
+    H, rng = HIDDEN, np.random.default_rng(2)
+    weights = {"W": rng.normal(0, 0.1, (H + 2, 4 * H)), "b": rng.normal(0, 0.1, 4 * H), "R": np.full((H, 1), 0.1)}
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    constants += [numpy_helper.from_array(np.array(v), k) for k, v in {"two": [3 * H, H], "three": [H, H, H]}.items()]
+    nodes = [helper.make_node(kind, i.split(), o.split(), **_axis(kind))
+             for kind, i, o in (
+                 ("Concat", "h x", "hx"), ("Gemm", "hx W b", "gates"), ("Split", "gates two", "s n"),
+                 ("Sigmoid", "s", "oif"), ("Split", "oif three", "o i f"), ("Tanh", "n", "t"), ("Mul", "i t", "it"),
+                 ("Mul", "f c", "fc"), ("Add", "it fc", "c_next"), ("Tanh", "c_next", "tc"), ("Mul", "o tc", "h_next"),
+                 ("MatMul", "h_next R", "y"))]  # fmt: skip
+    widths = {"x": 2, "h": H, "c": H, "y": 1, "h_next": H, "c_next": H}
+    values = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", width]) for n, width in widths.items()}
+    graph = helper.make_graph(nodes, "cell", [values[n] for n in "xhc"], list(values.values())[3:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {n: rng.standard_normal((rows, widths[n]), np.float32) for n in "xhc"}
+    return _repeated(lambda: session.run(None, feed))
+
+
+def _axis(kind: str) -> dict[str, Any]:
+    return {"axis": 1} if kind in ("Concat", "Split") else {}
+
+
+def measure(cases: Sequence[str], rounds: int) -> list[Row]:
+    """Return the rows of these cases: nodes, then times, alternated with the reference."""
+    made, rows = {name: exported(CASES[name]) for name in cases}, []
+    for name, (_, onnx) in made.items():
+        rows.append(Row(name, "nodes", float(len(ModelProto.FromString(onnx).graph.node)), ""))
+    for B in (1, MANY):
+        blocks = {name: stepping(*case, B) for name, case in made.items()}
+        taken = alternated({"cell alone": reference(B), **blocks}, rounds)
+        for name, seconds in taken.items():
+            rows.append(Row(name, f"B={B}: a row", seconds / B, "s"))
+            rows.append(Row(name, f"B={B}: / cell alone", seconds / taken["cell alone"], "ratio"))
+    return rows
+
+
+def kinds(onnx: bytes) -> str:
+    """Return the nodes of a graph by kind, the most frequent first."""
+    counted = Counter(node.op_type for node in ModelProto.FromString(onnx).graph.node)
+    return ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print the rows."""
+    options = parser(__doc__)
+    options.add_argument("--only", nargs="+", metavar="CASE", default=list(CASES), choices=list(CASES))
+    options.add_argument("--rounds", type=int, default=41, help="number of alternated blocks, about 10 ms each")
+    arguments = options.parse_args(argv)
+    for name in arguments.only:
+        print(f"{name}: {kinds(exported(CASES[name])[1])}")
+    return finish(measure(arguments.only, arguments.rounds), arguments.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
