@@ -1,12 +1,13 @@
 """Measure the step graph that serving runs: its nodes, the time of one row, and the time per row of many.
 
-Each case is a model that differs from the default in one thing; all run as `StepSession` runs them. Beside them, in
-turn, runs a graph that never changes: the arithmetic of one LSTM cell of 32 units and its readout, without scaler or
-state in one row. Times relative to it compare two versions of freshet, and two machines.
+Each case is a model that differs from the default in one thing; all run as `StepSession` runs them, in turn with the
+graph of the first edition. Beside them runs a graph that never changes: the arithmetic of one LSTM cell of 32 units and
+its readout, without scaler or state in one row. Times relative to it compare two versions of freshet, and two machines.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is fir
 import onnxruntime  # noqa: E402
 from onnx import ModelProto, TensorProto, helper, numpy_helper  # noqa: E402
 
+from model.graph.builder import EDITION  # noqa: E402
 from model.graph.step import export_step  # noqa: E402
 from model.network import Network  # noqa: E402
 from model.spec import ModelSpec  # noqa: E402
@@ -42,11 +44,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def exported(fields: dict[str, Any]) -> tuple[Network, bytes]:
+def exported(fields: dict[str, Any], edition: int = EDITION) -> tuple[Network, bytes]:
     """Return a network of these fields and its step graph with random weights."""
     network = Network(ModelSpec(**{"channels": ("a",), "cell": "lstm", "hidden": HIDDEN, "horizon": 1, **fields}))
     flat = np.random.default_rng(0).normal(0, 0.1, network.layout.size).astype(np.float32)
-    return network, export_step(network, network.weights(flat))
+    return network, export_step(network, network.weights(flat), edition)
 
 
 def stepping(network: Network, onnx: bytes, rows: int) -> Callable[[], float]:
@@ -61,16 +63,16 @@ def stepping(network: Network, onnx: bytes, rows: int) -> Callable[[], float]:
 
 
 def _repeated(run: Callable[[], object]) -> Callable[[], float]:
-    begun = time.perf_counter()
+    begun = time.thread_time()  # of the processor: other work on the machine takes turns with this one
     for _ in range(WARM):
         run()
-    count = max(1, round(BLOCK_S * WARM / (time.perf_counter() - begun)))
+    count = max(1, round(BLOCK_S * WARM / (time.thread_time() - begun)))
 
     def block() -> float:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for _ in range(count):
             run()
-        return (time.perf_counter() - begun) / count
+        return (time.thread_time() - begun) / count
 
     return block
 
@@ -103,24 +105,23 @@ def _axis(kind: str) -> dict[str, Any]:
     return {"axis": 1} if kind in ("Concat", "Split") else {}
 
 
-def measure(cases: Sequence[str], rounds: int) -> list[Row]:
-    """Return the rows of these cases: nodes, then times, alternated with the reference."""
-    made, rows = {name: exported(CASES[name]) for name in cases}, []
-    for name, (_, onnx) in made.items():
-        rows.append(Row(name, "nodes", float(len(ModelProto.FromString(onnx).graph.node)), ""))
+def nodes(onnx: bytes) -> list[str]:
+    """Return the kinds of a graph's nodes."""
+    return [node.op_type for node in ModelProto.FromString(onnx).graph.node]
+
+
+def measure(name: str, rounds: int) -> list[Row]:
+    """Return the rows of one case: nodes, then times, alternated with the first edition and the reference."""
+    now, before = exported(CASES[name]), exported(CASES[name], 1)
+    counts = [float(len(nodes(onnx))) for _, onnx in (now, before)]
+    rows = [Row(name, "nodes", counts[0], ""), Row(name, "nodes / first edition", counts[0] / counts[1], "ratio")]
     for B in (1, MANY):
-        blocks = {name: stepping(*case, B) for name, case in made.items()}
-        taken = alternated({"cell alone": reference(B), **blocks}, rounds)
-        for name, seconds in taken.items():
-            rows.append(Row(name, f"B={B}: a row", seconds / B, "s"))
-            rows.append(Row(name, f"B={B}: / cell alone", seconds / taken["cell alone"], "ratio"))
+        blocks = {"now": stepping(*now, B), "before": stepping(*before, B), "cell": reference(B)}
+        taken = alternated(blocks, rounds)
+        rows.append(Row(name, f"B={B}: a row", taken["now"] / B, "s"))
+        rows.append(Row(name, f"B={B}: / first edition", taken["now"] / taken["before"], "ratio"))
+        rows.append(Row(name, f"B={B}: / cell alone", taken["now"] / taken["cell"], "ratio"))
     return rows
-
-
-def kinds(onnx: bytes) -> str:
-    """Return the nodes of a graph by kind, the most frequent first."""
-    counted = Counter(node.op_type for node in ModelProto.FromString(onnx).graph.node)
-    return ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,9 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--only", nargs="+", metavar="CASE", default=list(CASES), choices=list(CASES))
     options.add_argument("--rounds", type=int, default=41, help="number of alternated blocks, about 10 ms each")
     arguments = options.parse_args(argv)
+    rows = []
     for name in arguments.only:
-        print(f"{name}: {kinds(exported(CASES[name])[1])}")
-    return finish(measure(arguments.only, arguments.rounds), arguments.json)
+        counted = Counter(nodes(exported(CASES[name])[1])).most_common()
+        print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counted)}", file=sys.stderr)
+        rows += measure(name, arguments.rounds)
+    return finish(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
+EDITION = 2  # of graphs that are made now; stored graphs of every edition load, and can be made again (`step.EDITIONS`)
+
 
 class Graph:
     """Collects nodes and constants; every method returns the name of a value."""
 
-    def __init__(self) -> None:
+    def __init__(self, edition: int = EDITION) -> None:
+        self.edition = edition
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
 

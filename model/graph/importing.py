@@ -20,7 +20,7 @@ def check_step(data: bytes, own: bytes) -> None:
     """
     theirs = parsed(data)
     check_inside(theirs)
-    for mine, other in zip_longest(_outline(parsed(own)), _outline(theirs)):
+    for mine, other in zip_longest(outline(parsed(own)), outline(theirs)):
         if mine != other:
             found, expected = (str(part)[:160] if part else "nothing" for part in (other, mine))
             raise ValueError(f"not the step graph of this spec: it has {found}, expected {expected}")
@@ -57,7 +57,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(inner)
 
 
-def _outline(model: Any) -> Iterator[tuple[Any, ...]]:
+def outline(model: Any) -> Iterator[tuple[Any, ...]]:
     """Yield everything that determines what a graph computes, but of its constants only type and shape."""
     graph = model.graph
     yield "operator sets", tuple((o.domain, o.version) for o in model.opset_import)

@@ -20,7 +20,7 @@ from model.scalers.standard_v1 import StandardScalerV1
 
 UNCAPPED = 2.0**106  # larger than the square of any difference; times MAX_COUNT it still fits float32
 
-UNBOUNDED = 1e30  # of a deviation: larger than any value, so much that a value divided by it is 0 in effect
+COUNTED = 1 / ALPHA  # ticks after which the rate of the running statistics stays the same
 
 
 class Scaled(NamedTuple):
@@ -30,6 +30,16 @@ class Scaled(NamedTuple):
     seen: list[str]
     scale: str
     parts: list[str]
+
+
+class Counts(NamedTuple):
+    """Names of values: the next count of ticks, as in the state; it, and the one before, by channel; 1 from the second
+    tick on, else 0."""
+
+    kept: str
+    t: str
+    before: str  # of a channel that is not observed: any
+    begun: str
 
 
 # (graph, scaler, statistics parts, x [B, C], observed [B, C] or "" without hold) → what `update` returns
@@ -51,7 +61,7 @@ def tick_count(g: Graph, before: str, observed: str) -> str:
     return str(g.op("Min", g.op("Add", before, observed or 1.0), MAX_COUNT))
 
 
-def _of_channels(g: Graph, t: str, channels: int, observed: str) -> str:
+def of_channels(g: Graph, t: str, channels: int, observed: str) -> str:
     """Repeat a count of ticks for each channel: onnxruntime broadcasts a column 15 times more slowly than it adds."""
     return t if observed else g.concat(*[t] * channels)
 
@@ -62,32 +72,36 @@ def _rate(g: Graph, t: str, observed: str) -> str:
     return str(g.op("Mul", g.op("Clip", g.op("Reciprocal", t), ALPHA, 1.0), observed))  # 1/0 becomes 1
 
 
-def _share(g: Graph, value: str, none: float, full: float) -> str:
+def share(g: Graph, value: str, none: float, full: float) -> str:
     """Map `value` linearly from none..full to 0..1, clipped: one node."""
     return str(g.op("HardSigmoid", value, alpha=1 / (full - none), beta=-none / (full - none)))
 
 
-def _above(g: Graph, value: str, dead: float) -> str:
-    """See `robust.above`. Rounds as NumPy does, unlike `_share`: what follows may cancel."""
-    return str(g.op("Clip", g.op("Div", g.op("Sub", value, dead), 1 - dead), 0.0, 1.0))
+def _counts(g: Graph, scaler: Scaler, count: str, observed: str) -> Counts:
+    kept = tick_count(g, count, observed)
+    t = of_channels(g, kept, scaler.channels, observed)
+    before = count if observed or scaler.channels == 1 else str(g.op("Sub", t, 1.0))
+    return Counts(kept, t, before, share(g, t, 1.0, 2.0))
 
 
 def _follow_pace(g: Graph, pace: str, trend: str, size: str) -> tuple[str, str]:
-    """See `robust.follow_pace`. size: of the change. Returns the next pace and trend."""
-    moved, unset = _share(g, size, 0.0, TINY), _share(g, pace, TINY, 0.0)
-    least = g.op("Add", pace, TINY)
-    ratio = g.op("Div", g.op("Add", size, TINY), least)
-    off = g.op("Mul", robust.TREND_GAIN, g.op("Div", g.op("Sub", size, pace), g.op("Add", size, least)))
-    evidence = g.op("Clip", off, -1.0, 1.0)  # without a change, neither it nor the factor has an effect
-    followed = g.op("Mul", g.op("Mul", moved, robust.TREND_RATE), g.op("Sub", evidence, trend))
-    trend = g.op("Add", trend, followed)
-    swift = slow = g.op("Sqrt", g.op("Clip", ratio, 1 / robust.PACE_REACH, robust.PACE_REACH))
+    """See `robust.follow_pace`. size: of the change. Returns the next pace and trend.
+
+    Without a change, the ratio is 1: no evidence, and no factor. Evidence is the module's times its rate.
+    """
+    rate, gain = robust.TREND_RATE, robust.TREND_RATE * robust.TREND_GAIN
+    still, unset = share(g, size, TINY, 0.0), share(g, pace, TINY, 0.0)
+    ratio = g.op("Clip", g.op("Div", size, g.op("Add", pace, TINY)), 1 / robust.PACE_REACH, robust.PACE_REACH)
+    ratio = g.op("Max", ratio, still)
+    off = g.op("Sub", g.op("Mul", g.op("Softsign", ratio), 2 * gain), gain)  # (r − 1)/(r + 1) is 2·r/(r + 1) − 1
+    evidence = g.op("Clip", off, -rate, rate)
+    trend = g.op("Add", g.op("Mul", trend, g.op("Max", still, 1 - rate)), evidence)
+    swift = slow = g.op("Sqrt", ratio)
     for _ in range(robust.PACE_ROOTS - 1):
         slow = g.op("Sqrt", slow)
-    hurry = g.op("Mul", _above(g, g.op("Mul", trend, evidence), robust.TREND_DEAD), robust.PACE_HURRY)
-    factor = g.op("Add", slow, g.op("Mul", hurry, g.op("Sub", swift, slow)))
-    grown = g.op("Mul", g.op("Mul", pace, moved), g.op("Sub", factor, 1.0))
-    return g.op("Sum", pace, grown, g.op("Mul", unset, size)), trend
+    agreed = share(g, g.op("Mul", trend, evidence), rate * robust.TREND_DEAD, rate)
+    hurry = g.op("Mul", g.op("Mul", agreed, robust.PACE_HURRY), g.op("Sub", swift, slow))
+    return g.op("Add", g.op("Mul", pace, g.op("Add", slow, hurry)), g.op("Mul", unset, size)), trend
 
 
 def _pull(g: Graph, pace: str, haste: str, root: str, observed: str) -> tuple[str, str, str]:
@@ -99,127 +113,136 @@ def _pull(g: Graph, pace: str, haste: str, root: str, observed: str) -> tuple[st
         fading = g.op("Div", haste, g.op("Add", 1.0, g.op("Mul", haste, observed)))
     else:
         fading = g.op("Softsign", haste)
-    excess = g.op("Max", factor, g.op("Reciprocal", factor))
-    # Not as one affine node: rounding near 1 would leave too little of a small haste.
-    roused = g.op("Div", g.op("Sub", 1.0, g.op("Reciprocal", g.op("Sqrt", excess))), robust.HASTE_COUNT)
-    return factor, _share(g, excess, robust.JOLT_FROM, robust.JOLT_TO), g.op("Max", fading, roused)
+    excess, full = g.op("Max", factor, g.op("Reciprocal", factor)), 1 / robust.HASTE_COUNT
+    roused = g.op("HardSigmoid", g.op("Reciprocal", g.op("Sqrt", excess)), alpha=-full, beta=full)
+    return factor, share(g, excess, robust.JOLT_FROM, robust.JOLT_TO), g.op("Max", fading, roused)
 
 
-def _hasty_rate(g: Graph, seen: str, haste: str, observed: str, counted: bool) -> str:
-    """See `robust.hasty_rate`. Where nothing was seen yet, the rate has no effect. counted: seen is at least 1."""
-    if counted:
-        return str(g.op("Max", g.op("Reciprocal", seen), haste, ALPHA))
-    a = g.op("Clip", g.op("Max", g.op("Reciprocal", seen), haste), ALPHA, 1.0)
+def _hasty_rate(g: Graph, seen: str, haste: str, observed: str) -> str:
+    """See `robust.hasty_rate`; haste is at most 1."""
+    a = g.op("Max", g.op("Reciprocal", g.op("Clip", seen, 1.0, COUNTED)), haste)
     return str(g.op("Mul", a, observed)) if observed else str(a)
 
 
-def _least(g: Graph, t: str) -> str:
-    """Return the least size of a deviation: UNBOUNDED at the first tick, then TINY. A quotient by it is then 0, a
-    bound by it none."""
-    return str(g.op("Max", g.op("Mul", _share(g, t, 2.0, 1.0), UNBOUNDED), TINY))
-
-
 def _follow_level(
-    g: Graph, shift: str, variance: str, off: str, jolt: str, root: str, least: str, a: str, observed: str
+    g: Graph, shift: str, variance: str, off: str, jolt: str, root: str, begun: str, a: str, observed: str
 ) -> tuple[str, str, str, str, str]:
     """See `robust.follow_level`. Returns the two parts of the distance that the level moves; what the first of them
-    leaves; and the next shift and variance."""
-    unit = robust.SHIFT_UNIT
-    wide = g.op("Max", g.op("Sqrt", variance), root, least)
+    leaves; and the next shift and variance.
+
+    At the first tick, and where nothing was observed, `wide` is infinite: no evidence, and no bound.
+    """
+    unit, rate = robust.SHIFT_UNIT, robust.SHIFT_RATE
+    wide = g.op("Max", g.op("Sqrt", variance), root, TINY)
+    wide = g.op("Div", wide, g.op("Mul", begun, observed) if observed else begun)
     evidence = g.op("Clip", g.op("Div", off, wide), -unit, unit)  # times `unit`
-    noticed = g.op("Sub", g.op("Mul", evidence, 1 / unit), shift)
-    if observed:
-        noticed = g.op("Mul", noticed, observed)
-    shift = g.op("Add", shift, g.op("Mul", robust.SHIFT_RATE, noticed))
+    kept = g.op("HardSigmoid", observed, alpha=-rate, beta=1.0) if observed else 1 - rate
+    shift = g.op("Add", g.op("Mul", shift, kept), g.op("Mul", evidence, rate / unit))
     agreed = g.op("Mul", shift, evidence)
-    jump = g.op("Mul", robust.SHIFT_JUMP, _share(g, agreed, unit * robust.SHIFT_DEAD, unit))
-    jump = g.op("Max", g.op("Mul", jump, observed) if observed else jump, jolt)
-    jumped, bound = g.op("Mul", jump, off), g.op("Mul", robust.LEVEL_CAP, wide)
+    jump = g.op("Mul", robust.SHIFT_JUMP, share(g, agreed, unit * robust.SHIFT_DEAD, unit))
+    jumped, bound = g.op("Mul", g.op("Max", jump, jolt), off), g.op("Mul", robust.LEVEL_CAP, wide)
     left = g.op("Sub", off, jumped)
     rest = g.op("Max", g.op("Min", left, bound), g.op("Neg", bound))
     step = g.op("Mul", a, rest)
-    trusted = g.op("Mul", a, _share(g, agreed, unit, unit * robust.SHIFT_DOUBT))
+    trusted = g.op("Mul", a, share(g, agreed, unit, unit * robust.SHIFT_DOUBT))
     squared = g.op("Mul", g.op("Mul", trusted, rest), rest)
     variance = g.op("Mul", g.op("Sub", 1.0, trusted), g.op("Add", variance, squared))
     return jumped, step, left, shift, variance
 
 
+def _wide(g: Graph, scaler: Scaler, value: str) -> str:
+    """Repeat for each step; a single channel is broadcast."""
+    return g.concat(*[value] * (scaler.horizon if scaler.channels > 1 else 1))
+
+
+def _first(g: Graph, scaler: Scaler, value: str) -> str:
+    """Return the columns of the first step."""
+    C, H = scaler.channels, scaler.horizon
+    return str(g.split(value, [C, (H - 1) * C])[0] if H > 1 else value)
+
+
+def _squares(
+    g: Graph, scaler: Scaler, count: Counts, var: str, square: str, change: tuple[str, str, str], haste: str,
+    observed: str,
+) -> tuple[str, str]:  # fmt: skip
+    """See `ResidualScaler._update_squares`. Returns the next mean squares, and 1 or 0 for those that are valid.
+
+    change: all differences, the size of the first, the pace. A first difference over one step is 0, and so is its cap:
+    its rate has no effect.
+    """
+    C, H = scaler.channels, scaler.horizon
+    d, size, pace = change
+    known, valid, rate = square, count.begun, ""
+    if H > 1:
+        steps = g.constant(np.repeat(np.arange(1, H + 1), C)[None])
+        seen = g.op("Sub", _wide(g, scaler, count.t) if observed else count.kept, steps)
+        begins = g.op("Mul", share(g, seen, 2.0, 1.0), steps)
+        known = g.op("Add", square, g.op("Mul", begins, _wide(g, scaler, _first(g, scaler, square))))
+        valid = g.op("Clip", seen, 0.0, 1.0)
+        ended = _wide(g, scaler, observed) if observed else ""
+        rate = g.op("Mul", _hasty_rate(g, seen, _wide(g, scaler, haste), ended), valid)
+    floor = g.op("Mul", g.op("Sqrt", var), res.RELATIVE_FLOOR)
+    bound = g.op("Add", g.op("Max", g.op("Sqrt", known), _wide(g, scaler, pace)), _wide(g, scaler, floor))
+    if H > 1:
+        capped = g.op("Min", g.op("Mul", d, d), g.op("Mul", g.op("Mul", bound, robust.CAP), bound))
+    else:
+        rate = _hasty_rate(g, count.before, haste, observed)
+        reach = g.op("Min", size, g.op("Mul", bound, float(np.sqrt(robust.CAP))))
+        capped = g.op("Mul", reach, reach)
+    return g.op("Add", square, g.op("Mul", rate, g.op("Sub", capped, square))), valid
+
+
 def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `ResidualScaler.update`."""
     C, H = scaler.channels, scaler.horizon
-    count, mean, var, square, last, last_u, pace, trend, haste, shift = row
-    rest, counted = (H - 1) * C, not observed
-
-    def wide(value: str) -> str:
-        """Repeat for each step; a single channel is broadcast."""
-        return g.concat(*[value] * (H if C > 1 else 1))
-
-    def first(value: str) -> str:
-        return str(g.split(value, [C, rest])[0] if rest else value)
-
-    ticks = tick_count(g, count, observed)
-    t = _of_channels(g, ticks, C, observed)
-    begun = _share(g, t, 1.0, 2.0)
-    d = g.op("Sub", wide(x), last)
-    change = g.op("Mul", first(d), begun)
-    pace, trend = _follow_pace(g, pace, trend, g.op("Abs", change))
-
-    if rest:
-        steps = g.constant(np.repeat(np.arange(1, H + 1), C)[None])
-        seen = g.op("Sub", wide(t) if observed else ticks, steps)
-        valid = g.op("Clip", seen, 0.0, 1.0)
-        begins = g.op("Mul", _share(g, seen, 2.0, 1.0), steps)
-        known = g.op("Add", square, g.op("Mul", begins, wide(first(square))))
-    else:
-        seen = g.op("Sub", t, begun if counted else 1.0)
-        valid, known = begun, square
-    floor = g.op("Mul", g.op("Sqrt", var), res.RELATIVE_FLOOR)
-    bound = g.op("Add", g.op("Max", g.op("Sqrt", known), wide(pace)), wide(floor))
-    capped = g.op("Min", g.op("Mul", d, d), g.op("Mul", g.op("Mul", bound, robust.CAP), bound))
-    rate = _hasty_rate(g, seen, wide(haste), wide(observed) if observed else "", counted and not rest)
-    b = g.op("Mul", rate, valid)
-    square = g.op("Add", square, g.op("Mul", b, g.op("Sub", capped, square)))
-    factor, jolt, haste = _pull(g, pace, haste, g.op("Sqrt", first(square)), observed)
-    square = g.op("Mul", square, wide(factor))
+    ticks, mean, var, square, last, last_u, pace, trend, haste, shift = row
+    count = _counts(g, scaler, ticks, observed)
+    d = g.op("Sub", _wide(g, scaler, x), last)
+    change = g.op("Mul", _first(g, scaler, d), count.begun)
+    size = g.op("Abs", change)
+    pace, trend = _follow_pace(g, pace, trend, size)
+    square, valid = _squares(g, scaler, count, var, square, (d, size, pace), haste, observed)
+    factor, jolt, haste = _pull(g, pace, haste, g.op("Sqrt", _first(g, scaler, square)), observed)
+    square = g.op("Mul", square, _wide(g, scaler, factor))
     root = g.op("Sqrt", square)
 
-    off, a, least = g.op("Sub", x, mean), _hasty_rate(g, t, haste, observed, counted), _least(g, t)
+    off, a = g.op("Sub", x, mean), _hasty_rate(g, count.t, haste, observed)
     var = g.op("Mul", var, factor)
-    jumped, step, _, shift, var = _follow_level(g, shift, var, off, jolt, first(root), least, a, observed)
-    sigma = g.op("Add", g.op("Sqrt", var), least)
-    level = g.op("Clip", g.op("Div", off, sigma), -res.LEVEL_CLIP, res.LEVEL_CLIP)
-    usable = g.op("Add", root, wide(g.op("Mul", sigma, res.RELATIVE_FLOOR)))
-    u = g.op("Clip", g.op("Div", change, first(usable)), -res.DIFFERENCE_CLIP, res.DIFFERENCE_CLIP)
-    last_next = g.concat(x, g.split(last, [rest, C])[0]) if rest else x
-    statistics = [ticks, g.op("Sum", mean, jumped, step), var, square, last_next, u, pace, trend, haste, shift]
+    moved = _follow_level(g, shift, var, off, jolt, _first(g, scaler, root), count.begun, a, observed)
+    jumped, step, _, shift, var = moved
+    sigma = g.op("Add", g.op("Sqrt", var), TINY)
+    level = g.op("Div", g.op("Mul", off, count.begun), sigma)
+    level = g.op("Clip", level, -res.LEVEL_CLIP, res.LEVEL_CLIP)
+    usable = g.op("Add", root, _wide(g, scaler, g.op("Mul", sigma, res.RELATIVE_FLOOR)))
+    u = g.op("Div", change, _first(g, scaler, usable))
+    u = g.op("Clip", u, -res.DIFFERENCE_CLIP, res.DIFFERENCE_CLIP)
+    last_next = g.concat(x, g.split(last, [(H - 1) * C, C])[0]) if H > 1 else x
+    mean = g.op("Add", g.op("Add", mean, jumped), step)
+    statistics = [count.kept, mean, var, square, last_next, u, pace, trend, haste, shift]
     return Scaled([last_u], [u, level], g.op("Mul", usable, valid), statistics)
 
 
 def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `StandardScaler.update`."""
-    count, last, deviation, variance, square, pace, trend, haste, shift = row
-    C, counted = scaler.channels, not observed
-    ticks = tick_count(g, count, observed)
-    t = _of_channels(g, ticks, C, observed)
-    begun = _share(g, t, 1.0, 2.0)
+    ticks, last, deviation, variance, square, pace, trend, haste, shift = row
+    count = _counts(g, scaler, ticks, observed)
     d = g.op("Sub", x, last)
-    size = g.op("Abs", g.op("Mul", d, begun))
+    size = g.op("Abs", g.op("Mul", d, count.begun))
     pace, trend = _follow_pace(g, pace, trend, size)
     cap = g.op("Mul", g.op("Max", square, g.op("Mul", pace, pace)), robust.CAP)
     capped = g.op("Min", g.op("Mul", size, size), cap)
-    seen = g.op("Sub", t, begun if counted else 1.0)
-    b = g.op("Mul", begun, _hasty_rate(g, seen, haste, observed, counted))
+    b = _hasty_rate(g, count.before, haste, observed)  # no effect at the first tick: both squares are 0
     square = g.op("Add", square, g.op("Mul", b, g.op("Sub", capped, square)))
     factor, jolt, haste = _pull(g, pace, haste, g.op("Sqrt", square), observed)
     square, variance = g.op("Mul", square, factor), g.op("Mul", variance, factor)
 
-    off, a, root = g.op("Add", deviation, d), _hasty_rate(g, t, haste, observed, counted), g.op("Sqrt", square)
-    level = _follow_level(g, shift, variance, off, jolt, root, _least(g, t), a, observed)
+    off, a, root = g.op("Add", deviation, d), _hasty_rate(g, count.t, haste, observed), g.op("Sqrt", square)
+    level = _follow_level(g, shift, variance, off, jolt, root, count.begun, a, observed)
     _, step, left, shift, variance = level
     deviation = g.op("Sub", left, step)
     sigma = g.op("Sqrt", variance)
     z = g.op("Clip", g.op("Div", deviation, g.op("Add", sigma, TINY)), -standard.Z_CLIP, standard.Z_CLIP)
-    statistics = [ticks, x, deviation, variance, square, pace, trend, haste, shift]
+    statistics = [count.kept, x, deviation, variance, square, pace, trend, haste, shift]
     return Scaled([], [z], g.concat(*[sigma] * scaler.horizon), statistics)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from onnx import TensorProto, checker, helper
 
 from model.answers.columns import LAGS
-from model.graph import mixture, own
-from model.graph.builder import Graph
+from model.graph import first, mixture, own
+from model.graph.builder import EDITION, Graph
 from model.graph.cells import layer
 from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
@@ -24,23 +24,28 @@ from model.network import Network
 from model.parameters import Weights
 
 OPSET, IR = 17, 8
+EDITIONS = tuple(range(EDITION, 0, -1))  # the newest first
 
 
-def export_step(network: Network, weights: Weights) -> bytes:
-    """Return the serialized step graph with these weights copied into it. Equal weights give equal bytes."""
-    g = Graph()
+def export_step(network: Network, weights: Weights, edition: int = EDITION) -> bytes:
+    """Return the serialized step graph with these weights copied into it. Equal weights give equal bytes.
+
+    edition: one of EDITIONS; an earlier one gives the bytes that earlier versions of freshet stored.
+    """
+    g = Graph(edition)
+    twins = SCALER_TWINS | first.SCALERS if edition == 1 else SCALER_TWINS
     scaler = network.scaler
     widths = [[bound.size for bound in cell.bounds] for cell in network.cells]
     kept = mixture.parts(network.mixture)
     sizes = [scaler.parts, kept, [size for size in network.covariates.parts if size], own.parts(network.own)]
     parts = g.split("state", [*(size for part in sizes for size in part), *(w for layer in widths for w in layer)])
-    first, second, third, fourth = np.cumsum([len(part) for part in sizes])
+    one, two, three, four = np.cumsum([len(part) for part in sizes])
     value, observed = fill(g, scaler, "state", "x")
-    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[:first], value, observed)
+    scaled = twins[type(scaler)](g, scaler, parts[:one], value, observed)
     calendar, slot, sent = _ahead(g, network)
-    covered = covariates(g, network.covariates, weights, parts[second:third], sent)
+    covered = covariates(g, network.covariates, weights, parts[two:three], sent)
     known = [*([observed] if observed else []), *calendar, *covered.seen]
-    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[fourth:])
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[four:])
     for cell, params, sizes_of in zip(network.cells, weights.cells, widths, strict=True):
         output, after_tick = layer(g, cell, params, [next(states) for _ in sizes_of], inputs)
         hidden += after_tick
@@ -51,12 +56,12 @@ def export_step(network: Network, weights: Weights) -> bytes:
     if network.mixture is not None:
         last, unit = targets(g, network, value, scaled.scale)
         statistics = [chosen(g, network, part) for part in scaled.parts[1:3]]  # after the count: means, variances
-        mixed = parts[first:second]
+        mixed = parts[one:two]
         p, read, after = mixture.mixed(g, network, weights, mixed, features, last, slot, unit, statistics)
         if network.own is not None:
             before, there = _before(g, network, mixed[0], observed)
             tick = own.Tick(p, read, last, before, there, unit)
-            p, learned = own.owned(g, network.own, network.mixture, weights, parts[third:fourth], tick)
+            p, learned = own.owned(g, network.own, network.mixture, weights, parts[three:four], tick)
         forecast(g, network, p, last, unit)
     else:
         unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from safetensors import numpy as safetensors
 import service
 from model.answers import intervals
 from model.graph.metadata import described, facts
-from model.graph.step import export_step
+from model.graph.step import EDITIONS, export_step
 from model.network import Network
 from model.parameters import Weights
 from service.common.errors import Invalid, shown
@@ -68,6 +69,15 @@ def export(network: Network, weights: Weights) -> Export:
     with np.errstate(over="ignore", invalid="ignore"):  # `parity` refuses answers that are not finite
         canary = _canary(network, weights)
     return Export(export_step(network, weights), pack_weights(network, weights.flat), canary.pack())
+
+
+def exports(network: Network, weights: Weights) -> Iterator[Export]:
+    """Yield the files of these weights with the graph of each edition, today's first: an earlier version of freshet
+    made the others. The graphs compute the same."""
+    made = export(network, weights)
+    yield made
+    for edition in EDITIONS[1:]:
+        yield replace(made, onnx=export_step(network, weights, edition))
 
 
 def download(network: Network, onnx: bytes, version: int = 0, licence: str = "") -> bytes:

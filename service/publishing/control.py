@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +17,7 @@ from model.spec import ModelSpec, SpecError, changed
 from service.common import limits
 from service.common.errors import Exhausted, Invalid, NotFound
 from service.common.names import ModelKey, check_model_name
-from service.engine.export import Array, Canary, Export, export, read_weights
+from service.engine.export import Array, Canary, Export, export, exports, read_weights
 from service.engine.loaded import Engine
 from service.engine.session import PARITY, BadVersion, StepSession, parity
 from service.journal.records import ModelChange, ModelDelete, Paused, Promote, Resumed, Rollback
@@ -93,13 +93,14 @@ class Control:
     def _import(self, model: ServedModel, weights: bytes, onnx: bytes) -> int:
         """Check everything, then store; returns the version's number. In a thread."""
         network = model.network
-        made = export(network, network.weights(checked_weights(network, weights)))
+        known = network.weights(checked_weights(network, weights))
+        made = export(network, known)
         try:
             _, error = self._engine.prepare(made.onnx, Canary.unpack(made.canary))
         except BadVersion as bad:
             raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
         if onnx:
-            check_graph(onnx, made)
+            check_graph(onnx, exports(network, known))
         numbers = {"parity_error": error}
         # Offset 0: it has learned none of this model's records. That also identifies the same weights sent again.
         version = new_version(model.number, model.champion, 0, made.onnx, made.weights, self._wall(), numbers)
@@ -197,15 +198,22 @@ class Control:
         return model
 
 
-def check_graph(onnx: bytes, made: Export) -> None:
-    """Raise Invalid unless a graph has the structure and the answers of the weights. Reads no external file."""
-    try:
-        check_step(onnx, made.onnx)
-        error = parity(StepSession(onnx), Canary.unpack(made.canary))
-        if not error <= PARITY:
-            raise BadVersion(f"it answers otherwise than the weights, by {error:.1e}, allowed {PARITY:.0e}")
-    except (ValueError, BadVersion) as error:
-        raise Invalid("onnx", f"{len(onnx)} bytes", f"{error}; send the .onnx of these weights, or none") from error
+def check_graph(onnx: bytes, made: Iterable[Export]) -> None:
+    """Raise Invalid unless a graph has the structure and the answers of the weights. Reads no external file.
+
+    made: the files of the weights by edition. The graph is of one of them; an error names the first's difference.
+    """
+    why: Exception | None = None
+    for own in made:
+        try:
+            check_step(onnx, own.onnx)
+            error = parity(StepSession(onnx), Canary.unpack(own.canary))
+            if not error <= PARITY:
+                raise BadVersion(f"it answers otherwise than the weights, by {error:.1e}, allowed {PARITY:.0e}")
+            return
+        except (ValueError, BadVersion) as error:
+            why = why or error
+    raise Invalid("onnx", f"{len(onnx)} bytes", f"{why}; send the .onnx of these weights, or none") from why
 
 
 def check_digest(field: str, digest: str, data: bytes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from service.engine.export import Canary, export, read_weights
+from service.engine.export import Canary, exports, read_weights
 from service.engine.loaded import Engine
 from service.engine.session import BadVersion, StepSession
 from service.journal.records import Rollback
@@ -77,11 +77,16 @@ class Loader:
 
 
 def _made_again(model: ServedModel, version: Version, weights: bytes | None) -> Blobs | None:
-    """Make a version's files from its intact weights: equal weights give equal files. None if they differ."""
+    """Make a version's files from its intact weights: equal weights give equal files. None if they differ.
+
+    The edition of its graph is the one with the recorded digest: an earlier version of freshet may have made it.
+    """
     if weights is None:
         return None
-    made = export(model.network, model.network.weights(read_weights(model.network, weights)))
-    return Blobs(made.onnx, weights, made.canary) if made.digest.hex() == version.digest else None
+    for made in exports(model.network, model.network.weights(read_weights(model.network, weights))):
+        if made.digest.hex() == version.digest:
+            return Blobs(made.onnx, weights, made.canary)
+    return None
 
 
 class Champions:

@@ -16,7 +16,7 @@ from model.scalers import SCALERS
 from model.scalers.contract import Scaler, fill
 from model.spec import ModelSpec
 from tests.contracts.registry import Unproven, chosen, proven
-from tests.model.scaled import gaps, run, run_slow, series
+from tests.model.scaled import gaps, run, run_slow, series, units
 from tests.oracles.slow_scaler import SLOW_SCALERS
 
 FLOAT32_EPS = 2.0**-23
@@ -273,7 +273,7 @@ def assert_parity(net: Network, steps: list[tuple[Array, Array]]) -> None:
     weights, B, n = net.weights(perturbed(net)), len(steps[0][0]), net.scaler.size
     graph, tape, moved = session(export_step(net, weights)), net.tape(1, B), 0.0
     state = other = np.zeros((B, net.state_size), np.float32)
-    largest = np.zeros(n)
+    largest = units(net.scaler, 0.0)
     for x, u in steps:
         _, scale, value = net.observe(state[:, :n].copy(), x, u)
         unit = np.where(scale > 0, scale, 1).reshape(B, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from model.parameters import Array
-from model.scalers.contract import Scaler, fill
+from model.scalers.contract import ALPHA, Scaler, fill
 from tests.oracles.slow_scaler import SlowScaler
 
 
@@ -45,3 +45,14 @@ def run_slow(name: str, horizon: int, x: Array) -> tuple[Array, Array]:
     slow = SlowScaler(name, x.shape[1], horizon)
     pairs = [slow.update(value) for value in x.astype(np.float32).astype(np.float64)]
     return np.array([f for f, _ in pairs]), np.array([s for _, s in pairs])
+
+
+def units(scaler: Scaler, least: float) -> Array:
+    """Return the size of each statistic [size] that its differences are compared with: `least`, but where the module
+    `robust` gives it one.
+
+    A trend and a shift are at most 1. A haste below ALPHA, the slowest rate, has no effect.
+    """
+    of = {"a trend": 1.0, "a shift": 1.0, "a haste": ALPHA}
+    sizes = [of.get(bound.name, least) for bound in scaler.bounds]
+    return np.repeat(np.array(sizes, np.float32), scaler.parts)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model.graph.step import EDITIONS, export_step
 from service.common.names import Origin
+from service.engine.export import export
 from service.journal.records import Rollback
 from service.observe import events as ev
 from service.storage.versions import VersionCorrupt
@@ -74,6 +77,27 @@ async def test_a_damaged_graph_is_made_again_from_its_weights_and_answers_as_bef
         session = await opened(live, "pump-0")
         assert session.origin is Origin.RESUMED
         assert (await live.tick(model, session, 1.0)).y == expected
+
+
+async def test_a_damaged_graph_of_an_earlier_edition_is_made_again_as_it_was(tmp_path, monkeypatch):
+    """An earlier version of freshet wrote the directory: its graphs have other nodes than today's."""
+    data = tmp_path / "data"
+    with monkeypatch.context() as before:
+        before.setattr("service.engine.export.export_step", partial(export_step, edition=EDITIONS[-1]))
+        await lived(data)
+    stored = sqlite3.connect(data / "versions.db").execute("SELECT onnx FROM versions WHERE number = 3").fetchone()[0]
+    change(data / "versions.db", f"UPDATE versions SET {flip('onnx')} WHERE number = 3")
+
+    async with world(data) as live:
+        model = live.serving.catalog.model(key("flow"))
+        assert (model.champion, corrupt(live, "version")) == (3, 1)
+        mended = live.server.versions.blobs(model.number, 3).onnx
+        assert mended == stored
+        assert mended != export(model.network, model.network.weights(model.network.init_params())).onnx
+        await live.tick(model, await opened(live, "pump-0"), 1.0)
+        await live.publish(model, 3)
+        assert model.champion == 4, "a version of today's edition follows"
+        await live.tick(model, await opened(live, "pump-1"), 1.0)
 
 
 async def test_an_older_version_serves_by_record_where_the_champion_cannot_be_read(tmp_path):

@@ -10,12 +10,15 @@ import onnx
 import pytest
 from safetensors import numpy as safetensors
 
+from model.graph.step import EDITIONS
 from model.network import Network
 from model.scalers import SCALERS
 from model.spec import ModelSpec
-from service.engine.export import Canary, export, read_weights
+from service.common.errors import Invalid
+from service.engine.export import Canary, export, exports, read_weights
 from service.engine.loaded import Engine
 from service.engine.session import PARITY, BadVersion, StepSession, parity
+from service.publishing.control import check_graph
 
 SPEC = ModelSpec(channels=("a", "b"), targets=("b",), horizon=2, interval=60.0, hidden=4, layers=2, head_init=0.3)
 
@@ -41,6 +44,20 @@ def test_other_weights_give_other_bytes(network):
 
     assert before.digest != after.digest
     assert before.weights != after.weights
+
+
+def test_every_edition_of_a_graph_passes_its_canary_and_is_accepted_beside_its_weights(network):
+    known = network.weights(network.init_params())
+    made = list(exports(network, known))
+
+    assert made[0] == export(network, known)
+    assert len({each.onnx for each in made}) == len(made) == len(EDITIONS)
+    for each in made:
+        assert (each.weights, each.canary) == (made[0].weights, made[0].canary)
+        check_graph(each.onnx, exports(network, known))
+        other = network.weights(network.init_params() * np.float32(1.01))
+        with pytest.raises(Invalid, match=r"answers otherwise|not the step graph"):
+            check_graph(each.onnx, exports(network, other))
 
 
 def test_weights_come_back_bit_for_bit(network):
