@@ -29,12 +29,19 @@ def layer(g: Graph, cell: Any, p: Params, state: Sequence[str], x: Sequence[str]
     return EXPORTS[type(cell)](g, cell, p, state, x)
 
 
+def _parts(g: Graph, x: str, W: Any, first: int) -> tuple[str, str]:
+    """Return the first columns of W·[x; 1], and the others: as two products, because a split copies."""
+    if g.edition == 1:
+        first_part, second = g.split(_linear(g, x, W), [first, len(W) - first])
+        return first_part, second
+    return _linear(g, x, W[:first]), _linear(g, x, W[first:])
+
+
 def _lstm(g: Graph, cell: LSTM, p: Params, state: Sequence[str], x: Sequence[str]) -> Layer:
     H = cell.hidden
     h, c = state
     W = p["W"]
-    gates = g.op("Gemm", g.concat(h, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1]))
-    oif, candidate = g.split(gates, [3 * H, H])
+    oif, candidate = _parts(g, g.concat(h, *x), W, 3 * H)
     o, i, f = g.split(g.op("Sigmoid", oif), [H, H, H])
     c = g.op("Add", g.op("Mul", i, g.op("Tanh", candidate)), g.op("Mul", f, c))
     h = g.op("Mul", o, g.op("Tanh", c))
@@ -45,10 +52,16 @@ def _gru(g: Graph, cell: GRU, p: Params, state: Sequence[str], x: Sequence[str])
     H = cell.hidden
     U, W = p["U"], p["W"]
     (h,) = state
-    hn, rz_h = g.split(g.op("Gemm", h, g.constant(U[:, :-1].T), g.constant(U[:, -1])), [H, 2 * H])
-    input_bias = g.constant(np.r_[np.zeros(2 * H), p["b"]])
-    rz_x, nx = g.split(g.op("Gemm", g.concat(*x), g.constant(W.T), input_bias), [2 * H, H])
-    r, z = g.split(g.op("Sigmoid", g.op("Add", rz_h, rz_x)), [H, H])
+    hn, rz_h = _parts(g, h, U, H)
+    if g.edition == 1:
+        input_bias = g.constant(np.r_[np.zeros(2 * H), p["b"]])
+        rz_x, nx = g.split(g.op("Gemm", g.concat(*x), g.constant(W.T), input_bias), [2 * H, H])
+        rz = g.op("Add", rz_h, rz_x)
+    else:
+        inputs = g.concat(*x)
+        rz = g.op("Gemm", inputs, g.constant(W[: 2 * H].T), rz_h)
+        nx = g.op("Gemm", inputs, g.constant(W[2 * H :].T), g.constant(p["b"]))
+    r, z = g.split(g.op("Sigmoid", rz), [H, H])
     n = g.op("Tanh", g.op("Add", g.op("Mul", r, hn), nx))
     h = g.op("Add", g.op("Mul", g.op("Sub", h, n), z), n)
     return h, [h]
@@ -58,10 +71,18 @@ def _gru_before(g: Graph, cell: GRUBefore, p: Params, state: Sequence[str], x: S
     H = cell.hidden
     U, W = p["U"], p["W"]
     (h,) = state
-    rz_x, nx = g.split(g.op("Gemm", g.concat(*x), g.constant(W[:, :-1].T), g.constant(W[:, -1])), [2 * H, H])
-    rz = g.op("Sigmoid", g.op("Add", g.op("MatMul", h, g.constant(U[: 2 * H].T)), rz_x))
+    rz_x, nx = _parts(g, g.concat(*x), W, 2 * H)
+    if g.edition == 1:
+        rz = g.op("Add", g.op("MatMul", h, g.constant(U[: 2 * H].T)), rz_x)
+    else:
+        rz = g.op("Gemm", h, g.constant(U[: 2 * H].T), rz_x)
+    rz = g.op("Sigmoid", rz)
     r, z = g.split(rz, [H, H])
-    n = g.op("Tanh", g.op("Add", g.op("MatMul", g.op("Mul", r, h), g.constant(U[2 * H :].T)), nx))
+    reset = g.op("Mul", r, h)
+    if g.edition == 1:
+        n = g.op("Tanh", g.op("Add", g.op("MatMul", reset, g.constant(U[2 * H :].T)), nx))
+    else:
+        n = g.op("Tanh", g.op("Gemm", reset, g.constant(U[2 * H :].T), nx))
     h = g.op("Add", g.op("Mul", g.op("Sub", h, n), z), n)
     return h, [h]
 
@@ -78,7 +99,8 @@ def _mingru(g: Graph, cell: MinGRU, p: Params, state: Sequence[str], x: Sequence
     W = p["W"]
     (h,) = state
     floor = np.repeat(np.array([0, FLOOR], np.float32), H)
-    gate, candidate = g.split(g.op("Gemm", g.concat(*x), g.constant(W[:, :-1].T), g.constant(W[:, -1] + floor)), [H, H])
+    W = np.c_[W[:, :-1], W[:, -1] + floor]
+    gate, candidate = _parts(g, g.concat(*x), W, H)
     z = g.op("Sigmoid", gate)
     h = g.op("Add", g.op("Mul", g.op("Sub", 1.0, z), h), g.op("Mul", z, candidate))
     return h, [h]
