@@ -43,7 +43,7 @@ def mixed(
     recent = state[0]
     kept = g.split(recent, [(LAGS - 1) * K, K])[0]
     changes = g.op("Sub", g.concat(x, kept), recent)
-    changes = g.op("Where", g.op("Equal", recent, 0.0), 0.0, changes)
+    changes = _where_stored(g, recent, changes)
     regressors = [_clip(g, g.op("Div", changes, _tiled(g, first, K, LAGS)))]
     regressors.append(_level(g, x, *statistics))
     after, matrices, own = [g.concat(stored, kept)], [_rows(made.Q[..., : columns.before_seasons])], ""
@@ -59,6 +59,14 @@ def mixed(
     inputs = g.concat(features, *regressors)
     p = g.op("Gemm", inputs, g.constant(W), g.constant(made.W[:, -1]))
     return g.op("Add", p, own) if own else p, inputs, after
+
+
+def _where_stored(g: Graph, kept: str, value: str) -> str:
+    """Return `value`, 0 where `kept` is 0: nothing was stored there yet. A Where takes longer than three nodes."""
+    if g.edition == 1:
+        return str(g.op("Where", g.op("Equal", kept, 0.0), 0.0, value))
+    stored = g.op("HardSigmoid", g.op("Abs", kept), alpha=2 / NEVER_ZERO, beta=0.0)
+    return str(g.op("Mul", value, stored))
 
 
 def _clip(g: Graph, value: str) -> str:
@@ -81,11 +89,11 @@ def _season(g: Graph, columns: Columns, ring: str, x: str, stored: str, slot: st
     H, K, seasons = columns.horizon, columns.targets, len(columns.periods)
     past = g.op("GatherElements", ring, _index(g, columns, slot, columns.before), axis=1)  # [B, seasons·K]
     delta = g.op("Sub", _tiled(g, x, K, seasons), past)
-    delta = g.op("Where", g.op("Equal", past, 0.0), 0.0, delta)
+    delta = _where_stored(g, past, delta)
     ring = g.op("ScatterElements", ring, _index(g, columns, slot, columns.now.reshape(1)), stored, axis=1)
     values = g.op("GatherElements", ring, _index(g, columns, slot, columns.ahead.reshape(-1)), axis=1)
     off = g.op("Sub", values, _tiled(g, x, K, seasons * H))
-    off = g.op("Where", g.op("Equal", values, 0.0), 0.0, off)
+    off = _where_stored(g, values, off)
     parts = g.split(delta, [K] * seasons)
     changed = g.concat(*[part for part in parts for _ in range(H)])
     units = g.concat(*[unit] * (2 * seasons)) if 2 * seasons * H * K > 1 else unit

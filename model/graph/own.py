@@ -20,6 +20,9 @@ from model.answers.tasks import TARGET_CLIP
 from model.graph.builder import Graph
 from model.parameters import Weights
 
+LEAST_UNIT = 1e-30  # far below any that is known
+SMALL = 1 << 15  # numbers of a matrix of zeros and ones
+
 
 class Tick(NamedTuple):
     """Names of the values of a tick."""
@@ -70,7 +73,9 @@ def _label(g: Graph, own: Own, scale: str, tick: Tick) -> tuple[str, str]:
         beyond = g.op("Max", below, g.op("Sub", g.op("Max", tick.x, tick.before), high))
         beyond = g.op("ReduceMax", beyond, axes=[1], keepdims=1)
         known = g.op("And", known, g.op("LessOrEqual", beyond, 0.0))
-    y = g.op("Div", g.op("Sub", tick.x, tick.before), g.op("Where", known, scale, 1.0))
+    moved = g.op("Sub", tick.x, tick.before)
+    unit = g.op("Where", known, scale, 1.0) if g.edition == 1 else g.op("Max", scale, LEAST_UNIT)
+    y = g.op("Div", moved, unit)
     return g.op("Clip", y, -TARGET_CLIP, TARGET_CLIP), known
 
 
@@ -99,13 +104,18 @@ def _mix(g: Graph, own: Own, mixing: list[str], given: tuple[str, str], y: str, 
     answer = _answer(g, _weights(g, mixing), *given)
     slope = g.op("Mul", g.op("Mul", g.op("Sub", answer, y), 2.0), there)
     off = g.concat(*(g.op("Sub", answer, part) for part in given), answer)
-    gained, counted = g.op("Mul", off, g.concat(*[slope] * (EXPERTS if K > 1 else 1))), known
+    gained = g.op("Mul", off, g.concat(*[slope] * (EXPERTS if K > 1 else 1)))
+    counted = known if g.edition == 1 else there
     if K > 1:
         count = _total(g, there)
         gained = g.op("MatMul", gained, g.constant(np.repeat(np.eye(EXPERTS), K, axis=0)))
         gained = g.op("Div", gained, g.op("Max", count, 1.0))
-        counted = g.op("Greater", count, 0.0)
-    keep, square = g.op("Where", counted, FORGET, 1.0), g.op("Mul", gained, gained)
+        counted = g.op("Greater", count, 0.0) if g.edition == 1 else g.op("Clip", count, 0.0, 1.0)
+    if g.edition == 1:
+        keep = g.op("Where", counted, FORGET, 1.0)
+    else:  # `counted` is 1 or 0
+        keep = g.op("HardSigmoid", counted, alpha=FORGET - 1, beta=1.0)
+    square = g.op("Mul", gained, gained)
     most = g.op("ReduceMax", square, axes=[1], keepdims=1)
     return [
         g.op("Add", g.op("Mul", keep, regret), gained),
@@ -129,7 +139,10 @@ def _answer(g: Graph, weights: list[str], model: str, own: str) -> str:
 
 
 def _regressors(g: Graph, own: Own, mixture: Mixture, inputs: str) -> str:
-    """Return the regressors [B, K·n] among the inputs of the mixture's product, behind which a one is appended."""
+    """Return the regressors [B, K·n] among the inputs of the mixture's product, and a one.
+
+    As a product with zeros and ones, which is exact, where that is small: onnxruntime gathers each value by itself.
+    """
     K, seasons = own.targets, len(mixture.columns.periods)
     before = mixture.columns.every - 2 * seasons  # regressors before those of the seasons
     size = mixture.size + mixture.columns.every * K
@@ -138,8 +151,11 @@ def _regressors(g: Graph, own: Own, mixture: Mixture, inputs: str) -> str:
     recent = mixture.size + np.arange(before) * K + target
     season, part = np.divmod(np.arange(2 * seasons), 2)  # in the graph, all values off come before all changes
     columns = mixture.size + (before + part * seasons + season) * K + target
-    whole = g.op("Pad", inputs, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
     at = np.concatenate([base, recent, columns], axis=1).reshape(-1)
+    if g.edition > 1 and size * len(at) <= SMALL:
+        chosen = np.eye(size + 1, dtype=np.float32)[:, at]
+        return str(g.op("Gemm", inputs, g.constant(chosen[:-1]), g.constant(chosen[-1])))
+    whole = g.op("Pad", inputs, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
     return str(g.op("Gather", whole, g.constant(at, np.int64), axis=1))
 
 

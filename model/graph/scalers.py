@@ -53,7 +53,9 @@ def fill(g: Graph, scaler: Scaler, state: str, x: str) -> tuple[str, str]:
     columns = [g.constant([n], np.int64) for n in (scaler.held.start, scaler.held.stop, 1)]
     missing = g.op("IsNaN", x)
     value = g.op("Where", missing, g.op("Slice", state, *columns), x)
-    return value, g.op("Where", missing, 0.0, 1.0)
+    if g.edition == 1:
+        return value, g.op("Where", missing, 0.0, 1.0)
+    return value, g.op("Cast", g.op("Not", missing), to=1)
 
 
 def tick_count(g: Graph, before: str, observed: str) -> str:

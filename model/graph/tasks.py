@@ -13,6 +13,8 @@ from model.graph.builder import Graph
 from model.network import Network
 from model.parameters import Array, Weights
 
+LEAST_UNIT = 1e-30  # far below any that is not 0
+
 
 def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
     p = _gemm(g, features, weights.head["W"][: network.spec.outputs])
@@ -62,16 +64,23 @@ def bounds(g: Graph, network: Network, weights: Weights, unit: str, features: st
         _spread_bounds(g, network, weights, unit, features)
         return
     levels, radius = len(network.spec.intervals), intervals.radius(weights.interval)
-    known = g.op("Where", g.op("Greater", unit, 0.0), unit, float("nan"))
+    known = _known(g, unit)
     half = g.op("Mul", g.concat(*[known] * levels), g.constant(radius.reshape(1, -1)))
     y = g.concat(*["y"] * levels)
     g.op("Concat", g.op("Sub", y, half), g.op("Add", y, half), axis=1, outputs=["bounds"])
 
 
+def _known(g: Graph, unit: str) -> str:
+    """Return `unit`, NaN where it is 0: as the quotient of two zeros."""
+    if g.edition == 1:
+        return str(g.op("Where", g.op("Greater", unit, 0.0), unit, float("nan")))
+    return str(g.op("Div", unit, g.op("HardSigmoid", unit, alpha=LEAST_UNIT**-1, beta=0.0)))
+
+
 def _spread_bounds(g: Graph, network: Network, weights: Weights, unit: str, features: str) -> None:
     """Add the output "bounds" of half-widths that the loss forecasts."""
     spec, factors = network.spec, np.exp(weights.interval["log"])
-    known = g.op("Where", g.op("Greater", unit, 0.0), unit, float("nan"))
+    known = _known(g, unit)
     below, above = SPREAD_TWINS[type(network.loss)](g, network, _gemm(g, features, weights.head["W"][spec.outputs :]))
     made = []
     for kind, side in (("Sub", below), ("Add", above)):
