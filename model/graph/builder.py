@@ -18,6 +18,7 @@ class Graph:
         self.edition = edition
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
+        self._made: dict[Any, Any] = {}  # outputs, by everything that determines them
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Add an initializer that holds `value` and return its name; equal scalars share one."""
@@ -29,16 +30,21 @@ class Graph:
         return name
 
     def op(self, kind: str, *inputs: Any, outputs: Sequence[str] | int = 1, **attributes: Any) -> Any:
-        """Append a node and return the name of its output, or a list of names if it has several.
+        """Append a node and return the name of its output, or a list of names if it has several. An equal node is not
+        appended again.
 
         inputs: names of values [B, n], or numbers, which become constants. outputs: the names, or how many to make up.
         """
         # [1, 1]: with a constant of lower rank, onnxruntime takes 15 times as long for [B, 1]. A Clip needs scalars.
         shape = () if kind == "Clip" else (1, 1)
         names = [i if isinstance(i, str) else self.constant(np.full(shape, i)) for i in inputs]
+        key = (kind, *names, str(outputs), repr(sorted(attributes.items())))
+        if self.edition > 1 and key in self._made:
+            return self._made[key]
         outs = list(outputs) if not isinstance(outputs, int) else [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, names, outs, **attributes))
-        return outs[0] if len(outs) == 1 else outs
+        self._made[key] = made = outs[0] if len(outs) == 1 else outs
+        return made
 
     def integers(self, *values: int) -> str:
         """Add a constant of whole numbers [n], such as axes and shapes, and return its name."""
