@@ -57,6 +57,12 @@ class Graph:
         out: list[str] = self.op("Split", value, self.constant(sizes, np.int64), outputs=len(sizes), axis=1)
         return out
 
+    def leading(self, value: str, columns: int, others: int) -> str:
+        """Return the first columns of a value that has `others` behind them: a split would copy those too."""
+        if self.edition == 1:
+            return self.split(value, [columns, others])[0]
+        return str(self.op("Slice", value, self.integers(0), self.integers(columns), self.integers(1)))
+
     def concat(self, *values: str) -> str:
         """Concatenate along the last axis and return the name of the result."""
         return values[0] if len(values) == 1 else str(self.op("Concat", *values, axis=1))

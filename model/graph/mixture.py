@@ -38,10 +38,10 @@ def mixed(
     columns, H, K = mixture.columns, mixture.horizon, mixture.targets
     made = mixture.product(weights.experts, weights.head["W"])
     unit = g.op("Max", scale, TINY)
-    first = g.split(unit, [K, (H - 1) * K])[0] if H > 1 else unit
+    first = g.leading(unit, K, (H - 1) * K) if H > 1 else unit
     stored = g.op("Add", x, NEVER_ZERO)
     recent = state[0]
-    kept = g.split(recent, [(LAGS - 1) * K, K])[0]
+    kept = g.leading(recent, (LAGS - 1) * K, K)
     changes = g.op("Sub", g.concat(x, kept), recent)
     changes = _where_stored(g, recent, changes)
     regressors = [_clip(g, g.op("Div", changes, _tiled(g, first, K, LAGS)))]

@@ -160,7 +160,7 @@ def _wide(g: Graph, scaler: Scaler, value: str) -> str:
 def _first(g: Graph, scaler: Scaler, value: str) -> str:
     """Return the columns of the first step."""
     C, H = scaler.channels, scaler.horizon
-    return str(g.split(value, [C, (H - 1) * C])[0] if H > 1 else value)
+    return g.leading(value, C, (H - 1) * C) if H > 1 else value
 
 
 def _squares(
@@ -218,7 +218,7 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: st
     usable = g.op("Add", root, _wide(g, scaler, g.op("Mul", sigma, res.RELATIVE_FLOOR)))
     u = g.op("Div", change, _first(g, scaler, usable))
     u = g.op("Clip", u, -res.DIFFERENCE_CLIP, res.DIFFERENCE_CLIP)
-    last_next = g.concat(x, g.split(last, [(H - 1) * C, C])[0]) if H > 1 else x
+    last_next = g.concat(x, g.leading(last, (H - 1) * C, C)) if H > 1 else x
     mean = g.op("Add", g.op("Add", mean, jumped), step)
     statistics = [count.kept, mean, var, square, last_next, u, pace, trend, haste, shift]
     return Scaled([last_u], [u, level], g.op("Mul", usable, valid), statistics)
@@ -286,10 +286,10 @@ def _residual_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed:
     scale = g.op("Mul", usable, valid)
 
     rest = (H - 1) * C
-    first_d, first_scale = (g.split(v, [C, rest])[0] if rest else v for v in (d, usable))
+    first_d, first_scale = (g.leading(v, C, rest) if rest else v for v in (d, usable))
     u = g.op("Clip", g.op("Div", first_d, first_scale), -res_v1.DIFFERENCE_CLIP, res_v1.DIFFERENCE_CLIP)
     u = g.op("Mul", u, begun)
-    last_next = g.concat(x, g.split(last, [rest, C])[0]) if rest else x
+    last_next = g.concat(x, g.leading(last, rest, C)) if rest else x
     return Scaled([last_u], [u, level], scale, [t, mean_next, var_next, square_next, last_next, u])
 
 

@@ -74,7 +74,7 @@ def export_step(network: Network, weights: Weights, edition: int = EDITION) -> b
 def _before(g: Graph, network: Network, recent: str, observed: str | None) -> tuple[str, str]:
     """Return the targets' values of the last tick [B, K], and which are observed now, "" if all are."""
     K = network.targets.size
-    before = g.split(recent, [K, (LAGS - 1) * K])[0]
+    before = g.leading(recent, K, (LAGS - 1) * K)
     return before, chosen(g, network, observed) if observed else ""
 
 
