@@ -22,7 +22,7 @@ def mixed(
     network: Network,
     weights: Weights,
     state: list[str],
-    features: str,
+    features: list[str],
     x: str,
     slot: str,
     scale: str,
@@ -30,8 +30,8 @@ def mixed(
 ) -> tuple[str, str, list[str]]:
     """Return p [B, O], the inputs of its product, and the next values of the mixture's parts of the state.
 
-    state: these parts; features: [h; φ]; x: [B, K] values of the targets; slot: [B, 1], unused without seasons; scale:
-    [B, H·K]; statistics: means and variances of the targets, [B, K] each, with this tick.
+    state: these parts; features: parts of [h; φ]; x: [B, K] values of the targets; slot: [B, 1], unused without
+    seasons; scale: [B, H·K]; statistics: means and variances of the targets, [B, K] each, with this tick.
     """
     mixture = network.mixture
     assert mixture is not None
@@ -56,7 +56,7 @@ def mixed(
         regressors.append(season)
         matrices.append(_season_rows(columns, made.Q[..., columns.before_seasons :], made.S))
     W = np.concatenate([made.W[:, :-1].T, *matrices])
-    inputs = g.concat(features, *regressors)
+    inputs = g.concat(*features, *regressors)
     p = g.op("Gemm", inputs, g.constant(W), g.constant(made.W[:, -1]))
     return g.op("Add", p, own) if own else p, inputs, after
 

@@ -50,14 +50,17 @@ def export_step(network: Network, weights: Weights, edition: int = EDITION) -> b
         output, after_tick = layer(g, cell, params, [next(states) for _ in sizes_of], inputs)
         hidden += after_tick
         inputs = [output]
-    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later)
+    given = [*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later]
+    if edition == 1 or network.mixture is None or network.loss.columns > 1:
+        given = [g.concat(*given)]
+    features = given[0]  # with parts, the mixture reads them, and nothing reads the whole
     after: list[str] = []
     learned: list[str] = []
     if network.mixture is not None:
         last, unit = targets(g, network, value, scaled.scale)
         statistics = [chosen(g, network, part) for part in scaled.parts[1:3]]  # after the count: means, variances
         mixed = parts[one:two]
-        p, read, after = mixture.mixed(g, network, weights, mixed, features, last, slot, unit, statistics)
+        p, read, after = mixture.mixed(g, network, weights, mixed, given, last, slot, unit, statistics)
         if network.own is not None:
             before, there = _before(g, network, mixed[0], observed)
             tick = own.Tick(p, read, last, before, there, unit)

@@ -290,3 +290,19 @@ def assert_parity(net: Network, steps: list[tuple[Array, Array]]) -> None:
         last = np.tile(value, (1, net.spec.horizon))
         moved = max(moved, float((np.abs(y - last) / unit).max()))
     assert moved > 0.5  # the forecasts are not persistence
+
+
+@every_scaler
+@pytest.mark.parametrize("horizon", [1, 4])
+@either_way
+def test_a_rows_statistics_have_the_same_bits_in_any_batch(name: str, horizon: int, hold: bool) -> None:
+    """The graph of a scaler uses only operations that IEEE 754 rounds exactly."""
+    net = network(name, horizon=horizon, missing="hold" if hold else "refuse", channels=("a", "b", "c"))
+    graph, n = session(export_step(net, net.weights(perturbed(net)))), net.scaler.size
+    state = np.zeros((33, net.state_size), np.float32)
+    for x, u in ticks(net, 33, 60):
+        whole = graph.run(["next_state"], {"x": x, "u": u, "state": state})[0]
+        for size in (1, 5, 32):
+            part = graph.run(["next_state"], {"x": x[:size], "u": u[:size], "state": state[:size]})[0]
+            np.testing.assert_array_equal(part[:, :n], whole[:size, :n])
+        state = whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +86,8 @@ async def test_a_damaged_graph_of_an_earlier_edition_is_made_again_as_it_was(tmp
     with monkeypatch.context() as before:
         before.setattr("service.engine.export.export_step", partial(export_step, edition=EDITIONS[-1]))
         await lived(data)
-    stored = sqlite3.connect(data / "versions.db").execute("SELECT onnx FROM versions WHERE number = 3").fetchone()[0]
+    with closing(sqlite3.connect(data / "versions.db")) as sql:
+        stored = sql.execute("SELECT onnx FROM versions WHERE number = 3").fetchone()[0]
     change(data / "versions.db", f"UPDATE versions SET {flip('onnx')} WHERE number = 3")
 
     async with world(data) as live:
