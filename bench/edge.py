@@ -1,18 +1,23 @@
 """Measure the server's CPU per message for single ticks, against a bare grpc.aio echo, and for packed ticks.
 
 Both servers run as child processes and take turns; the client does the same work for both. The model does not learn,
-because learning runs in another process, whose CPU is not the server's. Packed: Streams.Mux with 1,024 streams, one
-tick of each per message; forecasts per second are per core, with all threads of the server counted.
+because learning runs in another process, whose CPU is not the server's. Beside the CPU: how often a thread waited for
+another, and system calls, counted by strace in a turn of their own. The Python loop makes figures of two machines
+comparable. `--where` samples stacks of the event loop, which costs a little itself. Packed: Streams.Mux with 1,024
+streams, one tick of each per message; forecasts per second are per core, with all threads of the server counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
 import tempfile
 import time
-from argparse import SUPPRESS
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,40 +25,23 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench._costs import LOOPS, SHOWN, Thread, between, calibration_s, table, threads, traced
+from bench._echo import MODEL, pair
+from bench._sampler import START, sampled
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.programs.backtest.child import ServerChild
 
 ROUNDS = 10
 MESSAGES = 1000
+TRACED = 300  # messages under strace
 UNDURABLE = 200
 PACKED_STREAMS, PACKED_MESSAGES, PACKED_WARM, PACKED_ROUNDS, PACKED_IN_FLIGHT = 1024, 200, 50, 7, 4
 
 
-class Echo(streams_pb2_grpc.StreamsServicer):
-    """Read a request and write a response of the same size. It shows the cost of grpc.aio itself."""
-
-    async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # grpc.aio also serves with read and write
-        """Echo seq and values until half-close."""
-        while (request := await context.read()) is not grpc.aio.EOF:
-            tick = request.tick
-            forecast = streams_pb2.Forecast(seq=tick.seq, y=tick.x)
-            await context.write(streams_pb2.OpenResponse(forecast=forecast))
-
-
-async def echo() -> None:
-    """Run the echo server: print its port, and serve until standard input closes."""
-    server = grpc.aio.server()
-    streams_pb2_grpc.add_StreamsServicer_to_server(Echo(), server)  # type: ignore[abstract]  # nothing else is called
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
-    await server.start()
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(0)
-
-
 def cpu_s(pid: int) -> float:
     """Return the CPU seconds of a process's living threads, user and system. Exact to 1 ns."""
-    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    return sum(thread.cpu_s for thread in threads(pid).values())
 
 
 async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool) -> None:
@@ -76,43 +64,74 @@ async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool
             answered += 1
 
 
-async def measure(in_flight: int) -> tuple[float, float, float]:
-    """Return the median CPU seconds per message of freshet and of the echo, and the median of their ratio per round."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        async with ServerChild(Path(folder) / "data", log) as child:
-            bare = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bench.edge", "--echo",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            assert bare.stdout
-            assert bare.stdin
-            port = int(await bare.stdout.readline())
-            async with (
-                grpc.aio.insecure_channel(child.grpc) as ours,
-                grpc.aio.insecure_channel(f"127.0.0.1:{port}") as base,
-            ):
-                spec = types_pb2.ModelSpec(channels=["v"], hidden=32, learn=False)
-                await models_pb2_grpc.ModelsStub(ours).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
-                call = streams_pb2_grpc.StreamsStub(ours).Open()
-                await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model="m", stream="s")))
-                await call.read()
-                plain = streams_pb2_grpc.StreamsStub(base).Open()
-                per: list[tuple[float, float]] = []
-                for r in range(ROUNDS + 1):
-                    costs = {}
-                    turns = ((call, child.pid), (plain, bare.pid))
-                    for target, pid in turns if r % 2 else turns[::-1]:
-                        before = cpu_s(pid)
-                        await drive(target, r * MESSAGES + 1, MESSAGES, in_flight, durable=target is call)
-                        costs[target] = (cpu_s(pid) - before) / MESSAGES
-                    if r:  # the first round warms up
-                        per.append((costs[call], costs[plain]))
-                await call.done_writing()
-                await plain.done_writing()
-            bare.stdin.close()
-            await bare.wait()
-    return median(a for a, _ in per), median(b for _, b in per), median(a / b for a, b in per)
+@dataclass(frozen=True, slots=True)
+class Single:
+    """What a message costs a server. Medians over rounds; lists of (freshet, echo).
+
+    cpu_s: seconds; ratio: within a round; trip_s: the client's median wait, seconds; waits: hand-overs between threads,
+    a message; calls: system calls of each kind, a message, empty without strace.
+    """
+
+    cpu_s: tuple[float, float]
+    ratio: float
+    trip_s: tuple[float, float]
+    waits: tuple[float, float]
+    calls: tuple[Counter[str], Counter[str]]
+
+
+async def measure(in_flight: int, folder: Path, where: bool = False) -> Single:
+    """Send ticks one at a time to freshet and to the echo, in turns. where: print CPU and waits of each thread."""
+    async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
+        call = streams_pb2_grpc.StreamsStub(ours).Open()
+        await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model=MODEL, stream="s")))
+        await call.read()
+        turns = [(targets[0].pid, call, True), (targets[1].pid, streams_pb2_grpc.StreamsStub(base).Open(), False)]
+        rounds: list[dict[int, Turn]] = []
+        for r in range(ROUNDS + 1):
+            took = {}
+            for pid, target, durable in turns if r % 2 else turns[::-1]:
+                before, started = threads(pid), time.perf_counter()
+                await drive(target, r * MESSAGES + 1, MESSAGES, in_flight, durable)
+                took[pid] = Turn(between(before, threads(pid)), (time.perf_counter() - started) / MESSAGES)
+            if r:  # the first round warms up
+                rounds.append(took)
+            elif where:
+                os.kill(targets[0].pid, START)
+        calls = []
+        for pid, target, durable in turns:
+            async with traced(pid) as counted:
+                await drive(target, (ROUNDS + 1) * MESSAGES + 1, TRACED, in_flight, durable)
+            calls.append(Counter({name: n / TRACED for name, n in counted.items()}))
+            if where:
+                print(f"{'freshet' if durable else 'echo'}, by thread, a message:")
+                print("\n".join(table(rounds[-1][pid].used, pid, MESSAGES)))
+            await target.done_writing()
+    ours_, base_ = ([took[pid] for took in rounds] for pid, _, _ in turns)
+    return Single(
+        (median(t.cpu_s for t in ours_), median(t.cpu_s for t in base_)),
+        median(a.cpu_s / b.cpu_s for a, b in zip(ours_, base_, strict=True)),
+        (median(t.trip_s for t in ours_), median(t.trip_s for t in base_)),
+        (median(t.waits for t in ours_), median(t.waits for t in base_)),
+        (calls[0], calls[1]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of MESSAGES at one server. used: by thread; trip_s: seconds a message took."""
+
+    used: dict[int, Thread]
+    trip_s: float
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of all threads, a message."""
+        return sum(thread.cpu_s for thread in self.used.values()) / MESSAGES
+
+    @property
+    def waits(self) -> float:
+        """Times that a thread waited, a message."""
+        return sum(thread.waits for thread in self.used.values()) / MESSAGES
 
 
 async def packed(streams: int) -> tuple[float, float]:
@@ -156,23 +175,38 @@ async def drive_packed(call: Any, streams: int, first_seq: int, messages: int) -
         answered += response.HasField("forecasts")
 
 
+def single_rows(case: str, found: Single, loop_s: float) -> list[Row]:
+    """Return the rows of single messages. loop_s: see `calibration_s`."""
+    rows = [
+        Row(case, "server CPU per message", found.cpu_s[0], "s"),
+        Row(case, "bare echo CPU per message", found.cpu_s[1], "s"),
+        Row(case, "server over echo", found.ratio, "ratio", asked=1.6),
+        Row(case, "server CPU per message over 1,000 rounds of a Python loop", found.cpu_s[0] / loop_s, "ratio"),
+    ]
+    for name, ours, bare in (("round trip", *found.trip_s), ("waits of threads per message", *found.waits)):
+        unit = "s" if name == "round trip" else "1"
+        rows += [Row(case, f"{name}, server", ours, unit), Row(case, f"{name}, echo", bare, unit)]
+    for name in SHOWN if found.calls[0] else ():
+        rows += [
+            Row(case, f"{name} per message, {who}", calls[name], "1")
+            for who, calls in zip(("server", "echo"), found.calls, strict=True)
+        ]
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and print the rows; return 1 if a ratio exceeds its bound."""
     options = parser(__doc__)
-    options.add_argument("--echo", action="store_true", help=SUPPRESS)
+    options.add_argument("--where", action="store_true", help="also print where the server's threads spend their time")
     arguments = options.parse_args(argv)
-    if arguments.echo:
-        asyncio.run(echo())
-        return 0
-    rows = []
-    for in_flight in (1,):
-        ours, bare, ratio = asyncio.run(measure(in_flight))
-        case = f"{in_flight} in flight, H=32"
-        rows += [
-            Row(case, "server CPU per message", ours, "s"),
-            Row(case, "bare echo CPU per message", bare, "s"),
-            Row(case, "server over echo", ratio, "ratio", asked=1.6),
-        ]
+    where = arguments.where
+    loop_s = calibration_s() / LOOPS * 1000
+    rows = [Row("this machine", "1,000 rounds of a Python loop", loop_s, "s")]
+    with tempfile.TemporaryDirectory() as folder:
+        with sampled(Path(folder)) if where else contextlib.nullcontext() as samples:
+            rows += single_rows("1 in flight, H=32", asyncio.run(measure(1, Path(folder), where)), loop_s)
+        if samples:
+            print(samples.read_text())
     per_core, by_wall = asyncio.run(packed(PACKED_STREAMS))
     case = f"packed, {PACKED_STREAMS} streams a message, H=32"
     rows += [

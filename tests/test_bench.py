@@ -1,12 +1,17 @@
 """The benchmarks of the core run, and measure what they say. PyTorch and JAX are not needed."""
 
+import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 
 import numpy as np
 import pytest
 
+from bench._costs import between, threads, traced
 from bench._opening import code_lines, lines
 from bench._steps import Point, Stack, numpy_step, products_only, recorded
 from model.cells import CELLS
@@ -77,3 +82,31 @@ def test_the_benchmark_of_a_cluster_kills_an_owner_and_waits_for_every_stream(tm
     rows = {(row["case"], row["metric"]): row["value"] for row in json.loads(out.read_text())["rows"]}
     assert rows["gap, folder, tail 2 s", "max"] > 0
     assert rows["gap, folder, tail 2 s", "entries replayed, max"] > 0
+
+
+def test_the_benchmark_of_slow_streams_prints_what_a_tick_costs(tmp_path):
+    out = tmp_path / "fleet.json"
+    command = [sys.executable, "-m", "bench.fleet_slow", "--streams", "3", "--channels", "2", "--seconds", "1"]
+    subprocess.run([*command, "--rounds", "1", "--json", out], cwd=ROOT, check=True, capture_output=True)
+    rows = {row["metric"]: row["value"] for row in json.loads(out.read_text())["rows"]}
+    assert rows["server CPU per tick"] > 0
+    assert rows["server over echo"] == pytest.approx(rows["server CPU per tick"] / rows["bare echo CPU per tick"])
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+async def test_system_calls_of_a_process_are_counted_while_it_is_traced():
+    waiting = [sys.executable, "-c", "import os, sys\nfor line in sys.stdin: os.write(1, b'x')"]
+    process = await asyncio.create_subprocess_exec(*waiting, stdin=PIPE, stdout=PIPE)
+    assert process.stdin
+    assert process.stdout
+    async with traced(process.pid) as calls:
+        for _ in range(5):
+            process.stdin.write(b"\n")
+            await process.stdout.readexactly(1)
+    process.stdin.close()
+    await process.wait()
+    if not calls:
+        pytest.skip("strace may not attach here")
+    assert calls["write"] == 5
+    assert calls["read"] >= 5  # of the pipe; Python may still have read modules when strace attached
+    assert between(threads(os.getpid()), threads(os.getpid()))[os.getpid()].cpu_s >= 0

@@ -1,0 +1,130 @@
+"""Measure a fleet of slow streams: 1,000 streams with one tick a second each, every stream in a call of its own.
+
+Ticks are spread over the second, so that each comes alone. The server's CPU per tick is that of all its threads, beside
+a bare echo that gets the same ticks; both take turns, and the ratio is the median over rounds of the ratio within one
+round. The time of a tick is the client's, from its message to its forecast: the median and the 99th percentile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import numpy as np
+
+from bench._costs import LOOPS, between, calibration_s, threads
+from bench._echo import MODEL, Target, pair
+from bench.report import Row, finish, parser
+from freshet.v1 import streams_pb2, streams_pb2_grpc
+
+PERIOD_S = 1.0
+WARM_S = 3.0
+MOST_OUTSTANDING_S = 20.0
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The open calls to one server. waited: seconds of each tick of this turn; sent: ticks of each stream so far."""
+
+    target: Target
+    calls: list[Any] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+    sent: int = 0
+
+    async def open(self, stack: AsyncExitStack, streams: int, channels: int, hello: streams_pb2.Hello | None) -> None:
+        """Open the calls; hello: without the stream's id; None for a server that answers no Hello."""
+        stubs = []
+        for _ in range(channels):
+            channel = await stack.enter_async_context(self.target.connect())
+            stubs.append(streams_pb2_grpc.StreamsStub(channel))
+        for i in range(streams):
+            call: Any = stubs[i % channels].Open()
+            self.calls.append(call)
+            if hello is not None:
+                hello.stream = f"s{i}"
+                await call.write(streams_pb2.OpenRequest(hello=hello))
+                await call.read()
+
+    async def turn(self, seconds: float) -> tuple[float, list[float]]:
+        """Tick every stream once per period for that time. Returns the server's CPU seconds per tick, and the waits."""
+        self.waited, ticks = [], round(seconds / PERIOD_S)
+        values = np.random.default_rng(self.sent).standard_normal((len(self.calls), ticks)).cumsum(axis=1).tolist()
+        before, began = threads(self.target.pid), time.perf_counter()
+        async with asyncio.timeout(seconds + MOST_OUTSTANDING_S), asyncio.TaskGroup() as group:
+            for i, call in enumerate(self.calls):
+                first = began + PERIOD_S * i / len(self.calls)
+                group.create_task(self._stream(call, values[i], first))
+        self.sent += ticks
+        used = between(before, threads(self.target.pid))
+        return sum(thread.cpu_s for thread in used.values()) / (ticks * len(self.calls)), self.waited
+
+    async def _stream(self, call: Any, values: list[float], first: float) -> None:
+        for n, value in enumerate(values):
+            await asyncio.sleep(first + n * PERIOD_S - time.perf_counter())
+            started = time.perf_counter()
+            tick = streams_pb2.Tick(seq=self.sent + n + 1, x=[value])
+            await call.write(streams_pb2.OpenRequest(tick=tick))
+            while (response := await call.read()).WhichOneof("message") != "forecast":
+                if response is grpc.aio.EOF or response.WhichOneof("message") != "durable":
+                    raise RuntimeError(f"unexpected answer: {response}")
+            self.waited.append(time.perf_counter() - started)
+
+
+async def run(streams: int, channels: int, seconds: float, rounds: int, hello: streams_pb2.Hello) -> list[Row]:
+    """Run the fleet at both servers, in turns, and return the rows."""
+    cpu: list[tuple[float, float]] = []
+    waited: tuple[list[float], list[float]] = ([], [])
+    with tempfile.TemporaryDirectory() as folder:
+        async with pair(Path(folder)) as (ours, base), AsyncExitStack() as stack:
+            fleets = Fleet(ours), Fleet(base)
+            await fleets[0].open(stack, streams, channels, hello)
+            await fleets[1].open(stack, streams, channels, None)
+            for fleet in fleets:
+                await fleet.turn(WARM_S)
+            for r in range(rounds):
+                took = {}
+                for which in (0, 1) if r % 2 else (1, 0):
+                    took[which], waits = await fleets[which].turn(seconds)
+                    waited[which].extend(waits)
+                cpu.append((took[0], took[1]))
+            for fleet in fleets:
+                for call in fleet.calls:
+                    call.cancel()
+    case, loop_s = f"{streams} streams, a tick each {PERIOD_S:g} s", calibration_s() / LOOPS * 1000
+    ours_s = median(a for a, _ in cpu)
+    return [
+        Row(case, "server CPU per tick", ours_s, "s"),
+        Row(case, "bare echo CPU per tick", median(b for _, b in cpu), "s"),
+        Row(case, "server over echo", median(a / b for a, b in cpu), "ratio"),
+        Row(case, "server CPU per tick over 1,000 rounds of a Python loop", ours_s / loop_s, "ratio"),
+        *(
+            Row(case, f"time of a tick, {who}, {name}", float(np.percentile(waits, percent)), "s")
+            for who, waits in zip(("server", "echo"), waited, strict=True)
+            for name, percent in (("median", 50), ("p99", 99))
+        ),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print the rows."""
+    options = parser(__doc__)
+    options.add_argument("--streams", type=int, default=1000)
+    options.add_argument("--channels", type=int, default=10, help="connections that the calls share")
+    options.add_argument("--seconds", type=float, default=8.0, help="length of one turn")
+    options.add_argument("--rounds", type=int, default=4)
+    a = options.parse_args(argv)
+    rows = asyncio.run(run(a.streams, a.channels, a.seconds, a.rounds, streams_pb2.Hello(model=MODEL)))
+    return finish(rows, a.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
