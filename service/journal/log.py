@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from service.journal.examine import Examined, examine
 from service.journal.records import Chunk, RecordError, decode_chunk
@@ -21,10 +22,18 @@ from service.storage.disk import NoSpace, needing_space, sync_directory
 LOCK_NAME = "lock"
 REPLAY_BYTES = 1 << 20
 MAX_READERS = 4  # whose last positions are remembered
+QUICK_BYTES = 1 << 14  # a commit of more is encoded and written beside the event loop
 
 
 class JournalLocked(RuntimeError):
     """Another process owns the journal directory. Names its process id."""
+
+
+class Staged(NamedTuple):
+    """A commit that is written and not synced: position and chain after it."""
+
+    end: int
+    chain: int
 
 
 class SegmentLog:
@@ -75,14 +84,31 @@ class SegmentLog:
         Returns `end`. Raises NoSpace: nothing is written, and the same commit may be written again. Raises OSError: the
         commit may be written in part or not at all, and `write` must not be called again.
         """
-        self.put(*encode_commit(payloads, self.chain))
+        return self.sync(self.stage(payloads))
+
+    def stage(self, payloads: Sequence[bytes]) -> Staged:
+        """Write one commit without making it durable: readers do not see it before `sync`, which must come next.
+
+        Raises as `write`.
+        """
+        return self._put(*encode_commit(payloads, self.chain))
+
+    def sync(self, staged: Staged) -> int:
+        """Make a staged commit durable; returns `end`, which has advanced. Raises OSError, as `write`."""
+        os.fdatasync(self._fd)
+        self.end, self.chain = staged
         return self.end
 
-    def put(self, frames: bytes, chain: int, *, sync: bool = True) -> None:
-        """Append the frames of a commit, encoded after the present chain; the chain after them is `chain`.
+    def stages_quickly(self, size: int) -> bool:
+        """Whether `stage` of about so many bytes only copies them into the page cache: the segment has room left."""
+        return size <= QUICK_BYTES and self.end - self._segments[-1].start < self._segment_bytes
 
-        sync: make them durable; otherwise a power failure may leave what looks like damage. Raises as `write`.
-        """
+    def put(self, frames: bytes, chain: int) -> None:
+        """Append the frames of a commit, encoded after the present chain, without syncing; the chain after them is
+        `chain`. A power failure may leave what looks like damage. Raises as `write`."""
+        self.end, self.chain = self._put(frames, chain)
+
+    def _put(self, frames: bytes, chain: int) -> Staged:
         if self.end - self._segments[-1].start >= self._segment_bytes:
             self._begin_segment()
         at = self._segments[-1].file_offset(self.end)
@@ -92,10 +118,7 @@ class SegmentLog:
         except NoSpace:
             os.ftruncate(self._fd, at)  # the part that found room
             raise
-        if sync:
-            os.fdatasync(self._fd)
-        self.chain = chain
-        self.end += len(frames)
+        return Staged(self.end + len(frames), chain)
 
     def begin_segment(self) -> int:
         """Begin a new segment, unless the last one is empty; return its position.

@@ -1,7 +1,8 @@
 """The journal: the append-only record of everything that affects state or learning (R1, R3), with group commits.
 
 `append` never waits: it numbers the entry and leaves it to `run`, which writes all pending entries as one commit and
-syncs it. Entries that arrive meanwhile form the next commit. Only `on_commit` acknowledges an entry.
+syncs it. Entries that arrive meanwhile form the next commit. Only `on_commit` acknowledges an entry. A small commit is
+written here, into the page cache, and only synced in the writer's thread: a hop with the bytes costs more than they do.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import contextlib
 import os
 import threading
 import time as clocks
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from service.journal.log import JournalLocked, SegmentLog
+from service.common.beside import Beside
+from service.journal.log import JournalLocked, SegmentLog, Staged
 from service.journal.pending import PendingChunk
 from service.journal.records import F32, U32, U32_MAX, U64, U64_MAX, Chunk, Record, RecordError
 from service.journal.retention import droppable
@@ -28,6 +30,8 @@ from service.storage.disk import NoSpace, again_s
 __all__ = ["Commit", "CommittedChunk", "Journal", "JournalDamaged", "JournalFailed", "JournalLocked"]
 
 _F32 = np.dtype(np.float32)
+# A write into the page cache that takes this long has waited for a disk: for a while, the thread waits instead.
+BLOCKED_S, WARY_S = 0.005, 10.0
 
 
 class JournalFailed(RuntimeError):
@@ -61,9 +65,9 @@ class Commit(NamedTuple):
 class Journal:
     """The one writer of a journal directory, and its reader.
 
-    All methods but `read` and `chunks` belong to the event loop's thread; encoding, writing and syncing run in a thread
-    of their own. Listeners in `on_commit` get each commit once it is durable; each updates its own data only, so their
-    order does not matter.
+    All methods but `read` and `chunks` belong to the event loop's thread; syncing, and writing what is large, run in a
+    thread of their own. Listeners in `on_commit` get each commit once it is durable; each updates its own data only, so
+    their order does not matter.
     """
 
     def __init__(self, log: SegmentLog, clock: Callable[[], float] = clocks.perf_counter) -> None:
@@ -87,7 +91,9 @@ class Journal:
         self._commits_begun = 0
         # (awaited commit, future, whether a full disk ends the wait)
         self._waiters: list[tuple[int, asyncio.Future[None], bool]] = []
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._writer = Beside("journal")
+        self._begins_segment = 0  # waits of `begin_segment` for the thread
+        self._wary_until = 0.0  # clock seconds
         self._held: list[int] = []  # positions that readers need
         self._retaining = threading.Lock()
 
@@ -173,14 +179,14 @@ class Journal:
             while True:
                 await self._work.wait()
                 started = self._clock()
-                await _to_its_end(self._commit())
+                await self._commit()
                 while self.no_space:
                     await self._until_room(again_s(self._tries))
-                    await _to_its_end(self._commit())
+                    await self._commit()
                 await asyncio.sleep(self.pace_s - (self._clock() - started))
         except asyncio.CancelledError:
             while (self._in_flight or self._pending) and not self.failure:
-                await _to_its_end(self._commit())
+                await self._commit()
                 if self.no_space:
                     break
             raise
@@ -233,7 +239,11 @@ class Journal:
         await self.flush(unless_full=True)
         if self.no_space:
             raise NoSpace(str(self.no_space))
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._log.begin_segment)
+        self._begins_segment += 1
+        try:
+            return await self._writer.submit(self._log.begin_segment)
+        finally:
+            self._begins_segment -= 1
 
     async def retain(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
         """Delete the segments that `droppable` selects, but none that is `held`, nor the last; return their number.
@@ -247,7 +257,7 @@ class Journal:
 
     def close(self) -> None:
         """Release the directory after `run` has ended. Entries that are still pending are not written."""
-        self._writer.shutdown(wait=True)
+        self._writer.close()
         self._log.close()
         self._fail(JournalFailed("the journal is closed"))
 
@@ -290,37 +300,68 @@ class Journal:
             self._ends[chunk.model] = chunk.end
 
     async def _commit(self) -> None:
-        """Write the pending entries as one commit, or retry the one that found the disk full; then acknowledge it."""
-        started = self._clock()
+        """Write the pending entries as one commit, or retry the one that found the disk full; then acknowledge it.
+
+        A cancellation is raised after that: a write cannot be undone.
+        """
+        started, cancelled = self._clock(), None
         self._room.clear()
         try:
-            if not self._in_flight:
-                self._begin()
-            batch, oldest = self._in_flight, self._in_flight_oldest
-            loop = asyncio.get_running_loop()
-            position, ticks = await loop.run_in_executor(self._writer, self._write, batch)
+            written = self._write_in_flight()
+            while not written.done():
+                try:
+                    await asyncio.wait((written,))
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            position = written.result()
         except NoSpace as error:
             self.no_space, self._tries = error, self._tries + 1
             self._finish_waiters(self._commits_begun + 1, None, full=True)
             self._report_full()
-            return
         except Exception as error:
             failure = JournalFailed(f"journal commit failed: {error}. Nothing of it is acknowledged; restart")
             failure.__cause__ = error
             self._fail(failure)
             raise JournalFailed(str(self.failure)) from error
-        self._in_flight = []
+        else:
+            self._acknowledge(position, started)
+        if cancelled:
+            raise cancelled
+
+    def _write_in_flight(self) -> asyncio.Future[int]:
+        """Begin a commit unless one is in flight, and have it made durable; returns a future of the position after it.
+
+        Raises NoSpace, OSError.
+        """
+        if not self._in_flight:
+            self._begin()
+        batch, staged, started = self._in_flight, None, self._clock()
+        may_stage = started >= self._wary_until and not self._begins_segment  # which the thread must not meet
+        if may_stage and self._log.stages_quickly(sum(chunk.size for chunk in batch)):
+            staged = self._log.stage([chunk.encode() for chunk in batch])
+            if self._clock() - started > BLOCKED_S:
+                self._wary_until = started + WARY_S
+        return self._writer.submit(partial(self._write, batch, staged))
+
+    def _write(self, batch: list[PendingChunk], staged: Staged | None) -> int:
+        """Make a commit durable, in the writer's thread, after writing it if it is not staged; return the position
+        after it."""
+        if staged is not None:
+            return self._log.sync(staged)
+        return self._log.write([chunk.encode() for chunk in batch])
+
+    def _acknowledge(self, position: int, started: float) -> None:
+        """Tell listeners and waiters that the commit in flight is durable. started: clock seconds of its beginning."""
+        batch, self._in_flight = self._in_flight, []
         if self.no_space:
             self.no_space, self._tries = None, 0
             self._report_full()
         self._durable_position = position
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
-        chunks = tuple(
-            CommittedChunk(c.model, c.offset, c.end, *t, c.labels) for c, t in zip(batch, ticks, strict=True)
-        )
+        chunks = tuple(CommittedChunk(c.model, c.offset, c.end, *c.ticks(), c.labels) for c in batch)
         now = self._clock()
-        commit = Commit(position, now - started, now - oldest, chunks)
+        commit = Commit(position, now - started, now - self._in_flight_oldest, chunks)
         for listener in self.on_commit:
             listener(commit)
         self._finish_waiters(self._commits_begun, None)
@@ -328,11 +369,6 @@ class Journal:
     def _report_full(self) -> None:
         for listener in self.on_full:
             listener(self.no_space)
-
-    def _write(self, batch: list[PendingChunk]) -> tuple[int, list[tuple[U32, U64]]]:
-        """Write a commit, in the writer's thread; return the position after it, and streams and seqs of each chunk."""
-        position = self._log.write([chunk.encode() for chunk in batch])
-        return position, [chunk.ticks() for chunk in batch]
 
     def _fail(self, failure: JournalFailed) -> None:
         """Accept no more entries, and raise the failure in every `flush`; the first failure is kept."""
@@ -352,13 +388,3 @@ class Journal:
                 done.set_exception(JournalFailed(str(failure)))
             else:
                 done.set_result(None)
-
-
-async def _to_its_end(commit: Coroutine[None, None, None]) -> None:
-    """Await `commit`; delay a cancellation until it ends: a write cannot be undone."""
-    task = asyncio.ensure_future(commit)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

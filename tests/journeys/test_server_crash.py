@@ -137,13 +137,15 @@ async def test_an_idle_stream_and_a_model_made_just_before_a_kill_are_still_ther
 # A disk that hangs at the first commit with ticks; and a server that calls a tick durable when it is appended.
 HANGING_DISK = """
 import threading
+from service.journal.log import SegmentLog
 from service.journal.writer import Journal
 write = Journal._write
+SegmentLog.stages_quickly = lambda self, size: False
 
-def hang(self, batch):
+def hang(self, batch, staged):
     if any(len(chunk.ticks()[1]) for chunk in batch):
         threading.Event().wait()
-    return write(self, batch)
+    return write(self, batch, staged)
 
 Journal._write = hang
 """

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.journal.log import SegmentLog
+from service.journal import log as log_module
+from service.journal import segments
+from service.journal.log import QUICK_BYTES, SegmentLog
 from service.journal.records import Chunk, Label, Paused, RecordError, Reset, StreamOpened, Ticks, encode_chunk
 from service.journal.segments import HEADER, Segment
-from service.journal.writer import Journal, JournalDamaged, JournalFailed, JournalLocked
+from service.journal.writer import BLOCKED_S, WARY_S, Journal, JournalDamaged, JournalFailed, JournalLocked
 
 NAN = float("nan")
 
@@ -255,6 +258,100 @@ async def test_what_arrives_during_a_sync_is_one_next_commit(tmp_path, monkeypat
         await journal.flush()
 
     assert [[chunk[:3] for chunk in chunks] for chunks in commits] == [[(1, 0, 1)], [(1, 1, 49)]]
+
+
+async def test_a_small_commit_is_written_on_the_loop_and_synced_beside_it_a_large_one_only_beside_it(
+    tmp_path, monkeypatch
+):
+    here, pwrite, fdatasync = threading.get_ident(), os.pwrite, os.fdatasync
+    wrote: list[bool] = []
+    synced: list[bool] = []
+
+    def write(fd, data, offset):
+        wrote.append(threading.get_ident() == here)
+        return pwrite(fd, data, offset)
+
+    def sync(fd):
+        synced.append(threading.get_ident() == here)
+        return fdatasync(fd)
+
+    async with running(tmp_path) as journal:
+        monkeypatch.setattr(os, "pwrite", write)
+        monkeypatch.setattr(os, "fdatasync", sync)
+        await commit(journal, (1, 7, 1))
+        journal.append(1, Label(7, 1, np.zeros(QUICK_BYTES // 4, np.float32)))
+        await journal.flush()
+        await commit(journal, (1, 7, 2))
+        monkeypatch.undo()
+
+    assert (wrote, synced) == ([True, False, True], [False] * 3)
+    assert len(replayed(tmp_path)) == 3
+
+
+async def test_what_the_loop_has_written_is_not_read_before_it_is_synced(tmp_path, monkeypatch):
+    loop, real = asyncio.get_running_loop(), os.fdatasync
+    seen: list[Any] = []
+    async with running(tmp_path) as journal:
+
+        async def look():
+            seen.append((journal.read(0, 1 << 20), journal.durable_position, journal.durable_offset(1), journal.size))
+            assert os.path.getsize(only_segment(tmp_path)) > HEADER.size, "it is written"
+
+        def sync(fd):
+            asyncio.run_coroutine_threadsafe(look(), loop).result()
+            real(fd)
+
+        monkeypatch.setattr(os, "fdatasync", sync)
+        await commit(journal, (1, 7, 1))
+
+    assert seen == [([], 0, 0, HEADER.size)]
+
+
+async def test_after_a_write_that_blocked_the_loop_commits_are_written_beside_it_for_a_while(tmp_path, monkeypatch):
+    here, pwrite, now = threading.get_ident(), os.pwrite, [100.0]
+    wrote: list[bool] = []
+
+    def write(fd, data, offset):
+        wrote.append(threading.get_ident() == here)
+        now[0] += 2 * BLOCKED_S if len(wrote) == 1 else 0.0
+        return pwrite(fd, data, offset)
+
+    with contextlib.closing(Journal(SegmentLog(tmp_path, 1 << 20), lambda: now[0])) as journal:
+        writer = asyncio.create_task(journal.run())
+        monkeypatch.setattr(os, "pwrite", write)
+        await commit(journal, (1, 7, 1))
+        await commit(journal, (1, 7, 2))
+        now[0] += WARY_S
+        await commit(journal, (1, 7, 3))
+        writer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writer
+
+    assert wrote == [True, False, True]
+
+
+async def test_commits_during_the_beginning_of_a_segment_wait_for_it_beside_the_loop(tmp_path, monkeypatch):
+    begun, go_on, create = threading.Event(), threading.Event(), segments.create_segment
+
+    def slow(*args):
+        begun.set()
+        assert go_on.wait(10)
+        return create(*args)
+
+    async with running(tmp_path) as journal:
+        await commit(journal, (1, 7, 1))
+        monkeypatch.setattr(log_module, "create_segment", slow)
+        beginning = asyncio.create_task(journal.begin_segment())
+        await asyncio.to_thread(begun.wait, 10)
+        journal.append_tick(1, 7, 2, 2.0, x(2, 0.25))
+        await asyncio.sleep(0)
+        go_on.set()
+        position = await beginning
+        await journal.flush()
+
+        assert [end for end, _ in journal.read(0, 1 << 20)] == [position, journal.durable_position]
+    assert len(list(tmp_path.glob("*.journal"))) == 2
+    assert len(replayed(tmp_path)) == 2
 
 
 async def test_chunks_carry_the_thinning_in_force_when_they_were_committed(tmp_path):

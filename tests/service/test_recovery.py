@@ -195,17 +195,17 @@ async def test_the_answers_are_those_of_plain_onnxruntime_one_tick_at_a_time(tmp
 
 
 async def test_a_snapshot_that_holds_part_of_a_chunk_is_completed_from_the_rest_of_it(tmp_path, monkeypatch):
-    write, go_on = SegmentLog.write, threading.Event()
+    sync, go_on = SegmentLog.sync, threading.Event()
 
-    def slow(self, payloads):
+    def slow(self, staged):
         assert go_on.wait(DEADLINE_S)
-        return write(self, payloads)
+        return sync(self, staged)
 
     async with world(tmp_path / "data") as live:
         model = await live.model()
         a, b = live.open(model, "a"), live.open(model, "b")
         await live.server.journal.flush()
-        monkeypatch.setattr(SegmentLog, "write", slow)
+        monkeypatch.setattr(SegmentLog, "sync", slow)
         await live.tick(model, a, 0.0)
         while live.server.journal._pending:  # until the writer has it: later entries wait for the next commit
             await asyncio.sleep(0)

@@ -172,13 +172,13 @@ async def test_a_failed_sync_is_never_tried_again_whatever_its_error(tmp_path, m
 
 
 async def test_a_log_that_syncs_again_would_be_found_out(tmp_path, monkeypatch):
-    real = SegmentLog.write
+    real = SegmentLog.sync
 
-    def forgiving(self, payloads):
+    def forgiving(self, staged):
         with needing_space("the mutant counts a sync as a write"):
-            return real(self, payloads)
+            return real(self, staged)
 
-    monkeypatch.setattr(SegmentLog, "write", forgiving)
+    monkeypatch.setattr(SegmentLog, "sync", forgiving)
     with pytest.raises(AssertionError):
         await fail_a_sync(tmp_path, monkeypatch, errno.ENOSPC)
 

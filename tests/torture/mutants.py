@@ -18,7 +18,7 @@ import numpy as np
 
 from service.common.gate import Gate, GateSettings
 from service.journal import segments
-from service.journal.log import SegmentLog
+from service.journal.log import SegmentLog, Staged
 from service.journal.records import Paused, Ticks, Window, encode_chunk
 from service.journal.skips import Skips
 from service.journal.sources import Sources
@@ -87,6 +87,24 @@ async def acknowledged_is_written(folder: Path) -> None:
     journal.close()
     seqs = [seq for chunk in kept for r in chunk.records if isinstance(r, Ticks) for seq in r.seq.tolist()]
     assert seqs == [1, 2, 3], "acknowledged and not written"
+
+
+async def acknowledged_is_synced(folder: Path) -> None:
+    journal, synced, sync = Journal.open(folder / "journal"), list[int](), os.fdatasync
+
+    def counting(fd: int) -> None:
+        sync(fd)
+        synced.append(fd)
+
+    with mock.patch.object(os, "fdatasync", counting):
+        writer = asyncio.create_task(journal.run())
+        journal.append_tick(1, 7, 1, 0.0, np.ones(1, np.float32))
+        await journal.flush()
+        acknowledged_at = len(synced)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+    journal.close()
+    assert acknowledged_at == 1, "acknowledged and not synced"
 
 
 async def not_seen_before_it_is_synced(folder: Path) -> None:
@@ -211,8 +229,9 @@ def fed_early(self: SegmentLog, payloads: Sequence[bytes]) -> int:
 
 _WRITE = SegmentLog.write
 MUTANTS = (
-    Mutant("ack before write", Journal, "_write", lambda self, batch: (0, [c.ticks() for c in batch]),
+    Mutant("ack before write", SegmentLog, "stage", lambda self, payloads: Staged(self.end, self.chain),
            acknowledged_is_written),
+    Mutant("ack before sync", Journal, "_write", lambda self, batch, staged: 0, acknowledged_is_synced),
     Mutant("trainer fed before fsync", SegmentLog, "write", fed_early, not_seen_before_it_is_synced),
     Mutant("no CRC chain", segments, "FRAME", _Unchecked(), damage_is_refused),
     Mutant("no dedupe of ticks", Admission, "decide", lambda *_: None, a_repeated_tick_is_journaled_once),

@@ -65,10 +65,14 @@ class SharedLog(SegmentLog):
         if self._unsure not in (None, frames):
             raise RuntimeError(f"shard {self.shard}: the entry at offset {self.end} was offered with other bytes")
         self._append(frames)
-        self.put(frames, chain, sync=False)
+        self.put(frames, chain)
         self._unsure = None
         self.ledger.add(self.end, chain)
         return self.end
+
+    def stages_quickly(self, size: int) -> bool:
+        """Return False: a commit goes to the store first, and `write` waits for it."""
+        return False
 
     def _append(self, frames: bytes) -> None:
         """Append the entry to the store. Raises as `write`."""
@@ -85,7 +89,7 @@ class SharedLog(SegmentLog):
 
     def follow(self, frames: bytes, chain: int) -> None:
         """Add bytes that were read from the store and verified. Raises NoSpace, OSError."""
-        self.put(frames, chain, sync=False)
+        self.put(frames, chain)
 
     def frames(self, position: int) -> Iterator[Frame]:
         """Yield the local frames from `position` on. Raises JournalDamaged, also if no frame begins there."""
