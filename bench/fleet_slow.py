@@ -3,6 +3,7 @@
 Ticks are spread over the second, so that each comes alone. The server's CPU per tick is that of all its threads, beside
 a bare echo that gets the same ticks; both take turns, and the ratio is the median over rounds of the ratio within one
 round. The time of a tick is the client's, from its message to its forecast: the median and the 99th percentile.
+`--durable-alone` asks for the answers that older clients get: a Durable message after each tick.
 """
 
 from __future__ import annotations
@@ -121,8 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--channels", type=int, default=10, help="connections that the calls share")
     options.add_argument("--seconds", type=float, default=8.0, help="length of one turn")
     options.add_argument("--rounds", type=int, default=4)
+    options.add_argument("--durable-alone", action="store_true", help="as older clients, which get a Durable per tick")
     a = options.parse_args(argv)
-    rows = asyncio.run(run(a.streams, a.channels, a.seconds, a.rounds, streams_pb2.Hello(model=MODEL)))
+    hello = streams_pb2.Hello(model=MODEL, durable_in_forecasts=not a.durable_alone)
+    rows = asyncio.run(run(a.streams, a.channels, a.seconds, a.rounds, hello))
     return finish(rows, a.json)
 
 

@@ -247,7 +247,9 @@ class Client(Training, KeptStreams):
             accept_lost=accept_lost,
             offset=checked(offset),
         )
-        hello = streams_pb2.Hello(model=model, stream=identifier(stream_id), static=static_values(static))
+        hello = streams_pb2.Hello(
+            model=model, stream=identifier(stream_id), static=static_values(static), durable_in_forecasts=True
+        )
         stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._open.add(stream)
         return stream

@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
@@ -31,6 +31,7 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
 
 MAX_IN_FLIGHT = 128  # a server keeps more answers than this, for ticks sent again
 LEAVE_S = 1.0  # how long a server that asked us to reconnect may still answer
+EVERY = 2**63  # a seq that no stream reaches: the server reports each progress
 OVERLOAD_S = 0.1  # retry delay for an overloaded server that sends none; Durable ends it early
 
 
@@ -58,13 +59,28 @@ class Settings:
             raise ValueError("give_up_s and close_s must not be negative, answer_s must be above 0")
 
 
+class Expected(NamedTuple):
+    """Seqs that someone waits for: on disk, and judged."""
+
+    durable: int
+    judged: int
+
+
+NOTHING = Expected(0, 0)
+
+
 @dataclass(slots=True, eq=False)
 class Link:
-    """One call. heard: loop time, seconds, of its last message, or of when it began to owe an answer."""
+    """One call. heard: loop time, seconds, of its last message, or of when it began to owe an answer.
+
+    spares: the server reports progress with its forecasts, and alone only up to what `expected` names.
+    """
 
     call: Call
     heard: float
     half_closed: bool = False
+    spares: bool = False
+    expected: Expected = NOTHING
 
 
 class Engine:
@@ -79,6 +95,7 @@ class Engine:
         self.outbox, self.labels = self.ledger.outbox, LabelBox()
         self.error: Exception | None = None  # why the stream ended
         self.calls = 0  # Welcomes so far
+        self._expected = NOTHING  # on any call
         self._closing = False
         self._link: Link | None = None  # the call to write on; None: not connected, or the server is leaving
         self._wake = asyncio.Event()
@@ -111,8 +128,15 @@ class Engine:
         slot = self.ledger.accept(tick, max_staleness)
         if not owed:
             self._owed_since = self._loop.time()
+        if max_staleness is not None:
+            self.expect(judged=EVERY)
         self._wake.set()
         return slot
+
+    def expect(self, durable: int = 0, judged: int = 0) -> None:
+        """Ask the server to report its progress up to these seqs at once, not only with forecasts."""
+        self._expected = Expected(max(self._expected.durable, durable), max(self._expected.judged, judged))
+        self._wake.set()
 
     def reset(self) -> None:
         """Queue a Reset after the ticks so far. Raises what `check` raises."""
@@ -228,6 +252,9 @@ class Engine:
                 await link.call.write(self.ledger.request(item, now))
                 if isinstance(item, Reset):
                     self.notify()
+            if (expected := self._to_expect(link)) is not None:
+                link.expected = self._expected
+                await link.call.write(pb.OpenRequest(expect=expected))
             if self._closing and self.outbox.quiet and not self.labels.waiting and not link.half_closed:
                 link.half_closed = True
                 await link.call.done_writing()
@@ -236,6 +263,14 @@ class Engine:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
+
+    def _to_expect(self, link: Link) -> pb.Expect | None:
+        """Return what the server is to report on this call, if it does not know that yet."""
+        durable, judged = self._expected
+        known, outbox = link.expected, self.outbox
+        if link.spares and (durable > max(known.durable, outbox.durable) or judged > max(known.judged, outbox.judged)):
+            return pb.Expect(durable_seq=durable, judged_through=judged)
+        return None
 
     async def _send(self) -> None:
         """Write whenever there may be something to write.
@@ -340,8 +375,9 @@ class Engine:
             self._open_call.succeeded(self._backoff)
         elif kind == "welcome":
             self.ledger.welcome(message.welcome)
-            self._link = link
+            self._link, link.spares = link, message.welcome.durable_in_forecasts
             self.calls += 1
+            self._wake.set()
             self._open_call.served()
         elif kind == "reconnect":
             self._link = None

@@ -165,6 +165,8 @@ class Ledger:
         """Record the answer to a tick. Raises ProtocolError for an unexpected answer, or one of the wrong size."""
         seq, judged = answer.seq, answer.judged_through
         slot = self.outbox.forecast(seq, judged)
+        if answer.durable_seq:
+            self.outbox.durable_through(answer.durable_seq, judged)
         if slot is None:
             return
         try:

@@ -289,6 +289,7 @@ class Welcome(Result):
     next_seq: number of the next tick.
     last_time: event time of the last tick with a time, seconds since 1970-01-01 UTC; None for a fresh stream, and from
         a server that does not know this field.
+    durable_in_forecasts: the server reports what is on its disk with forecasts, and alone only when someone waits.
     """
 
     FRESH: ClassVar = StateOrigin.FRESH
@@ -305,6 +306,7 @@ class Welcome(Result):
     judged_through: int
     max_undurable: int
     last_time: float | None
+    durable_in_forecasts: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -158,6 +158,7 @@ class Stream:
         """
         outbox = self._engine.outbox
         target = outbox.next_seq - 1 if seq is None else whole(seq, "seq")
+        self._engine.expect(durable=target)
         await self._engine.until(
             lambda: outbox.durable >= target,
             (f"tick {target} to reach the server's disk", self._owed(target, lambda: outbox.durable)),
@@ -174,6 +175,7 @@ class Stream:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
         outbox = self._engine.outbox
         coming = f"labels up to {seq} to be judged", self._owed(seq, lambda: outbox.judged)
+        self._engine.expect(judged=seq)
         with Reported(
             lambda: waiting_for_labels(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged
         ):
@@ -222,7 +224,8 @@ class Stream:
 
     @property
     def durable_seq(self) -> int:
-        """The server has reported that ticks up to this one are on its disk."""
+        """The server has reported that ticks up to this one are on its disk: with a later forecast, or when `durable`
+        waits for it, or some seconds after the last tick."""
         return self._engine.outbox.durable
 
     @property

@@ -20,7 +20,7 @@ from service.edge.guard.statuses import statuses
 from service.edge.mux import MuxCall
 from service.edge.parts import Parts, Places
 from service.edge.spread import SpreadMux, part_and_after
-from service.edge.writing import Writers, Writing, both_sides
+from service.edge.writing import SILENT_S, Progress, Wants, Writers, Writing, both_sides
 from service.learning.labels import Unacknowledged
 from service.serving.erasure import check_erasable
 from service.serving.opening import check_answers
@@ -48,15 +48,18 @@ class Call:
         self.writing = writing
         self._may_train = caller().role >= Role.TRAIN
         self._moved = asyncio.Event()
+        self._wants = Wants(hello.durable_in_forecasts, self._most_undurable)
+        self._heard = 0.0  # clock seconds of the last message
+        self._silence: asyncio.TimerHandle | None = None
         self._static = static_values(model, hello.stream, hello.static)
-        self.owner = model.owners.add(self._moved.set)
+        self.owner = model.owners.add(self._progressed, heeds_verdicts=not self._wants.spares)
         try:
             self.session, self.origin = parts.opening.open(model, hello.stream, self.owner)
         except BaseException:
             model.owners.remove(self.owner)
             raise
         self.epoch = self.session.epoch
-        self._reported = (self.session.durable_seq, 0, self.session.judged)
+        self._reported = self._progress()
 
     @property
     def owned(self) -> bool:
@@ -78,14 +81,40 @@ class Call:
                 state_origin=self.origin,  # type: ignore[arg-type]  # numbered alike
                 version=model.champion,
                 spec=wire_models.spec_message(model.spec),
-                judged_through=self._reported[2],
+                judged_through=self._reported.judged,
                 max_undurable=self._most_undurable,
                 last_time=wire.event_time(session.last_time),
+                durable_in_forecasts=self._wants.spares,
             )
         )
 
+    def _progressed(self) -> None:
+        """Wake `report_progress` if it has something to do; a stream that spares messages may wait for silence."""
+        if not self.owned or self.parts.admission.draining or self.labels:
+            self._moved.set()
+            return
+        now = self._progress()
+        if now == self._reported:
+            return
+        if self._wants.alone(now, self._reported):
+            self._moved.set()
+        elif self._silence is None:
+            self._silence = asyncio.get_running_loop().call_later(SILENT_S, self._after_silence)
+
+    def _after_silence(self) -> None:
+        """Report what is unreported, if the stream has been silent for SILENT_S; otherwise, wait for that."""
+        self._silence = None
+        silent = self.parts.clock() - self._heard
+        if silent >= SILENT_S:
+            self._moved.set()
+        elif self._progress() != self._reported:
+            self._silence = asyncio.get_running_loop().call_later(SILENT_S - silent, self._after_silence)
+
+    def _progress(self) -> Progress:
+        return Progress(self.session.durable_seq, self.labels.labels, self.session.judged)
+
     async def report_progress(self) -> None:
-        """Send Durable whenever ticks become durable or labels are judged.
+        """Send Durable whenever ticks become durable or labels are judged, as far as the client wants it.
 
         Returns when the call must end: another call has opened the stream, or the server is draining.
         """
@@ -111,11 +140,10 @@ class Call:
         self.labels.reached(self.parts.intake.reached(self.model, learned=False))
         if not self.labels:
             self.parts.intake.unwatch(self.model, self._moved.set)
-        now = (self.session.durable_seq, self.labels.labels, self.session.judged)
+        now = self._progress()
         if now != self._reported:
             self._reported = now
-            seq, labels, judged = now
-            durable = streams_pb2.Durable(seq=seq, labels=labels, judged_through=judged)
+            durable = streams_pb2.Durable(seq=now.durable, labels=now.labels, judged_through=now.judged)
             await self.write(OpenResponse(durable=durable))
 
     async def serve(self) -> None:
@@ -126,7 +154,7 @@ class Call:
             request = await self.writing.read()
             if request is grpc.aio.EOF:
                 break
-            arrived = clock()
+            arrived = self._heard = clock()
             answer = await self._answer(request, arrived)
             if answer is not None:
                 await self.write(answer)
@@ -145,7 +173,9 @@ class Call:
                 return wire.refused(self.parts.admission.refuse(row))
             outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, row, arrived))
             if isinstance(outcome, Answer):
-                return wire.forecast(outcome, self.model.spec.outputs)
+                return self._forecast(outcome)
+            if outcome.reason is Reason.OVERLOADED:  # the client may wait for Durable
+                self._wants.expect(self.session.last_seq, 0)
             return wire.refused(outcome)
         if kind == "reset":
             if not self.owned:
@@ -154,7 +184,19 @@ class Call:
             return None  # the Durable of the next tick covers it
         if kind == "label":
             return self._label(request.label)
-        raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label or Reset")
+        if kind == "expect":
+            self._wants.expect(request.expect.durable_seq, request.expect.judged_through)
+            self.model.owners.heed_verdicts(self.owner)
+            self._progressed()  # it may have been reached
+            return None
+        raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label, Reset or Expect")
+
+    def _forecast(self, answer: Answer) -> OpenResponse:
+        if not self._wants.spares:
+            return wire.forecast(answer, self.model.spec.outputs)
+        durable, (_, labels, judged) = self.session.durable_seq, self._reported
+        self._reported = Progress(durable, labels, max(judged, answer.judged_through))
+        return wire.forecast(answer, self.model.spec.outputs, durable)
 
     def _label(self, message: streams_pb2.Label) -> OpenResponse | None:
         """Journal a label or return its refusal. Durable reports when it is on disk."""
@@ -180,6 +222,8 @@ class Call:
 
     def end(self) -> None:
         """Release everything that the call holds."""
+        if self._silence is not None:
+            self._silence.cancel()
         self.parts.intake.unwatch(self.model, self._moved.set)
         self.parts.opening.close(self.model, self.owner)
 

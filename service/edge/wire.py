@@ -44,11 +44,12 @@ def known(message: streams_pb2.Tick) -> Array:
     return np.array(message.u if len(message.u) > NARROW else message.u[:], np.float32)
 
 
-def forecast(answer: Answer, outputs: int) -> streams_pb2.OpenResponse:
-    """Return an answer of a model with O outputs as a message of Open."""
+def forecast(answer: Answer, outputs: int, durable_seq: int = 0) -> streams_pb2.OpenResponse:
+    """Return an answer of a model with O outputs as a message of Open. durable_seq: see the proto; 0: left out."""
     message = streams_pb2.OpenResponse()
     said = message.forecast
     said.seq, said.version, said.judged_through = answer.seq, answer.version, answer.judged_through
+    said.durable_seq = durable_seq
     values = array("f", answer.y)
     if len(values) == outputs:
         said.y.extend(values)

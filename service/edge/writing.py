@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 
@@ -19,6 +19,38 @@ from service.common.limits import is_overdue
 from service.edge.guard.interceptor import MESSAGES, Messages
 from service.edge.guard.statuses import CLIENT_GONE, statuses
 from service.serving.ticks import Fenced
+
+SILENT_S = 10.0  # after this time without a message, a stream gets progress that no forecast has reported
+
+
+class Progress(NamedTuple):
+    """Seq that is on disk, labels of the call that are, and seq through which labels are judged."""
+
+    durable: int
+    labels: int
+    judged: int
+
+
+class Wants:
+    """The wishes of one client. spares: it gets progress with its forecasts."""
+
+    __slots__ = ("_durable", "_judged", "_most_unreported", "spares")
+
+    def __init__(self, spares: bool, most_undurable: int) -> None:
+        self.spares, self._durable, self._judged = spares, 0, 0
+        self._most_unreported = max(1, most_undurable // 4)  # a client stops sending at `most_undurable`
+
+    def expect(self, durable: int, judged: int) -> None:
+        """Note that the client waits for these seqs."""
+        self._durable, self._judged = max(self._durable, durable), max(self._judged, judged)
+
+    def alone(self, now: Progress, reported: Progress) -> bool:
+        """Whether progress is to be sent at once, in a message of its own."""
+        if not self.spares or now.labels > reported.labels:
+            return True
+        if now.durable - reported.durable >= self._most_unreported:
+            return True
+        return now.durable > reported.durable < self._durable or now.judged > reported.judged < self._judged
 
 
 class Writing:

@@ -83,7 +83,7 @@ class Publisher:
             self._metrics.of(model.key).evidence.set(verdict.numbers.get("evidence", 1.0))
             self._freshness.judged(model, verdict.offset, in_service=kind == "publish")
             model.judge(verdict.offset)
-            model.owners.wake()
+            model.owners.judged()
 
     def _stale(self, model: ServedModel, offset: int) -> bool:
         """Whether a verdict up to `offset` is out of date: from a replaying trainer, from before a rollback or

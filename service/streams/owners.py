@@ -15,18 +15,34 @@ class Owners:
     def __init__(self, table: StreamTable) -> None:
         self._table = table
         self._wakes: dict[int, Callable[[], None]] = {}  # by owner
+        self._heeding: dict[int, Callable[[], None]] = {}  # those to wake at a verdict
         self._last = 0
         self.losses = 0  # streams that owners have lost, to another owner or by deletion
 
-    def add(self, wake: Callable[[], None]) -> int:
-        """Return a new owner number. `wake` is called when a stream of this owner has progressed, or is lost."""
+    def add(self, wake: Callable[[], None], *, heeds_verdicts: bool = True) -> int:
+        """Return a new owner number. `wake` is called when a stream of this owner has progressed, or is lost.
+
+        heeds_verdicts: also when a verdict has judged more labels, which concerns all streams of the model.
+        """
         self._last += 1
         self._wakes[self._last] = wake
+        if heeds_verdicts:
+            self._heeding[self._last] = wake
         return self._last
+
+    def heed_verdicts(self, owner: int) -> None:
+        """Wake the owner at each verdict from now on."""
+        self._heeding[owner] = self._wakes[owner]
+
+    def judged(self) -> None:
+        """Wake the owners that heed verdicts."""
+        for wake in list(self._heeding.values()):
+            wake()
 
     def remove(self, owner: int) -> None:
         """Release the owner's streams: they have no owner then, and may leave memory."""
         self._wakes.pop(owner, None)
+        self._heeding.pop(owner, None)
         t = self._table
         owned = t.owner == owner
         t.owner[owned], t.pinned[owned] = 0, False

@@ -76,6 +76,7 @@ class FakeCall:
 
     mute: bool = False
     labels: int = 0
+    spares: bool = False  # progress comes with forecasts
     out: asyncio.Queue[pb.OpenResponse | Ended] = field(default_factory=asyncio.Queue)
 
     def send(self, **message: Any) -> None:
@@ -96,6 +97,7 @@ class FakeServer(pb_grpc.StreamsServicer):
         self.events: asyncio.Queue[models_pb2.ModelEvent] = asyncio.Queue()
         self.received: list[pb.Tick] = []  # every Tick of every call
         self.labels: list[tuple[int, list[float]]] = []  # every Label of every call
+        self.expected: list[tuple[int, int]] = []  # every Expect of every call
         self.hellos = 0
         self.judged_when_received: dict[int, int] = {}
         # Knobs.
@@ -107,6 +109,7 @@ class FakeServer(pb_grpc.StreamsServicer):
         self.judge_every = 1  # labels are judged in groups of so many, at a commit
         self.welcoming = asyncio.Event()  # cleared: no Hello is answered, nor a plain call
         self.welcoming.set()
+        self.spares = False  # it knows Hello.durable_in_forecasts, and then sends Durable alone only when expected
         self.mute = False  # calls opened now take ticks and answer nothing
         self.overloaded = False
         self.refuse: Callable[[pb.Tick], types_pb2.Refused | None] = lambda tick: None
@@ -163,7 +166,7 @@ class FakeServer(pb_grpc.StreamsServicer):
         for stream in self.streams.values():
             stream.durable = len(stream.ticks)
             stream.judged = max(stream.judged, stream.durable // self.judge_every * self.judge_every)
-            if stream.call is not None:
+            if stream.call is not None and not (stream.call.spares and not self.expected and not stream.call.labels):
                 durable = pb.Durable(seq=stream.durable, judged_through=stream.judged, labels=stream.call.labels)
                 stream.call.send(durable=durable)
 
@@ -206,7 +209,7 @@ class FakeServer(pb_grpc.StreamsServicer):
 
     def _attach(self, hello: pb.Hello) -> tuple[FakeCall, FakeStream]:
         stream = self.streams.setdefault(hello.stream, FakeStream())
-        call, old = FakeCall(self.mute), stream.call
+        call, old = FakeCall(self.mute, spares=self.spares and hello.durable_in_forecasts), stream.call
         if old is not None:
             old.send(taken_over=pb.TakenOver(by="another call"))
             old.end(grpc.StatusCode.ABORTED, "taken over")
@@ -222,6 +225,7 @@ class FakeServer(pb_grpc.StreamsServicer):
                 judged_through=stream.judged,
                 max_undurable=self.max_undurable,
                 last_time=stream.last_time,
+                durable_in_forecasts=call.spares,
             )
         )
         stream.origin = pb.Welcome.RESUMED
@@ -236,6 +240,11 @@ class FakeServer(pb_grpc.StreamsServicer):
             elif request.HasField("label"):
                 call.labels += 1
                 self.labels.append((request.label.seq, list(request.label.y)))
+                if self.commit_every:
+                    self.commit()
+            elif request.HasField("expect"):
+                assert call.spares, "a server that does not know Expect ends the call"
+                self.expected.append((request.expect.durable_seq, request.expect.judged_through))
                 if self.commit_every:
                     self.commit()
             elif request.HasField("tick"):
@@ -258,7 +267,9 @@ class FakeServer(pb_grpc.StreamsServicer):
             self.on_tick(tick)
         if not call.mute:
             y = stream.answers[tick.seq - 1].ravel().tolist()
-            call.send(forecast=pb.Forecast(seq=tick.seq, y=y, version=1, judged_through=stream.judged))
+            durable = stream.durable if call.spares else 0
+            forecast = pb.Forecast(seq=tick.seq, y=y, version=1, judged_through=stream.judged, durable_seq=durable)
+            call.send(forecast=forecast)
         if self.commit_every and len(stream.ticks) - stream.durable >= self.commit_every:
             self.commit()
 

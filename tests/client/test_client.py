@@ -833,3 +833,57 @@ async def test_a_stream_that_is_not_open_says_so(client):
 async def test_a_client_that_is_not_open_says_so():
     with pytest.raises(freshet.NotOpen, match=r"use `async with freshet.connect"):
         await freshet.connect("127.0.0.1:8300").list_models()
+
+
+# --- progress with forecasts
+
+
+async def test_a_stream_learns_from_forecasts_what_is_on_disk_and_asks_for_nothing(server, client):
+    server.spares = True
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0)
+        assert stream.durable_seq == 0
+        await stream.step(2.0)
+        assert stream.durable_seq == 1
+        assert server.expected == []
+
+
+async def test_who_waits_for_the_disk_asks_for_it_and_again_on_the_next_call(server, client):
+    server.spares, server.commit_every = True, None
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0)
+        waiting = asyncio.create_task(stream.durable())
+        await until(lambda: server.expected == [(1, 0)])
+        server.reconnect()
+        await until(lambda: server.expected == [(1, 0), (1, 0)])
+        server.commit()
+        await waiting
+        assert stream.durable_seq == 1
+        await stream.durable()  # known
+        assert len(server.expected) == 2
+
+
+async def test_who_waits_for_labels_to_be_judged_asks_for_it(server, client):
+    server.spares, server.commit_every = True, None
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0)
+        waiting = asyncio.create_task(stream.wait_judged(1))
+        await until(lambda: server.expected == [(0, 1)])
+        server.commit()
+        await waiting
+
+
+async def test_a_bound_on_staleness_asks_for_every_verdict_once(server, client):
+    server.spares = True
+    async with client.stream("m", "s") as stream:
+        assert len(await collect(stream.forecasts([1.0, 2.0, 3.0, 4.0], max_staleness=1))) == 4
+    assert len(server.expected) == 1
+
+
+async def test_a_server_that_does_not_know_it_is_asked_for_nothing(server, client):
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0)
+        await stream.durable()
+        await stream.wait_judged(1)
+        assert stream.durable_seq == 1
+    assert server.expected == []

@@ -90,9 +90,9 @@ class RawStream(RawCall[pb.OpenResponse]):
 
     request, response = pb.OpenRequest, pb.OpenResponse
 
-    def __init__(self, channel: grpc.aio.Channel, model: str = "", stream: str = "") -> None:
+    def __init__(self, channel: grpc.aio.Channel, model: str = "", stream: str = "", **hello: Any) -> None:
         super().__init__(streams_pb2_grpc.StreamsStub(channel).Open)
-        self._hello = pb.Hello(model=model, stream=stream)
+        self._hello = pb.Hello(model=model, stream=stream, **hello)
         self.durable = pb.Durable()  # the newest
 
     async def __aenter__(self) -> Self:

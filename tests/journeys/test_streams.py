@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
-from tests.journeys.raw import RawStream
+from freshet.v1 import streams_pb2_grpc
+from tests.journeys import crash
+from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
 from tests.journeys.scraped import scrape
 from tests.oracles.unbroken import Unbroken
 
@@ -261,3 +263,72 @@ async def test_after_a_half_close_everything_sent_is_answered_and_durable(client
         assert stream.durable.seq == 50
     async with RawStream(channel, name, "s") as again:
         assert (again.welcome.next_seq, again.welcome.durable_seq) == (51, 50)
+
+
+# --- progress with forecasts
+
+
+async def until_on_disk(stub, name: str, stream: str, seq: int) -> None:
+    """Ask another way until the server has the tick on disk."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (await stub.Get(pb.GetStreamRequest(model=name, stream=stream))).durable_seq < seq:
+            pass
+
+
+async def test_a_client_that_asks_for_it_gets_progress_with_its_forecasts_and_no_other_message(client, channel, name):
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    stub = streams_pb2_grpc.StreamsStub(channel)
+    async with RawStream(channel, name, "s", durable_in_forecasts=True) as stream:
+        assert stream.welcome.durable_in_forecasts
+        for seq in range(1, 6):
+            answer = await stream.tick(seq, [1.0, seq])
+            assert answer.forecast.durable_seq == seq - 1
+            await until_on_disk(stub, name, "s", seq)
+        assert stream.heard == 1 + 5
+
+        rest = await stream.finish()
+        assert [m.durable.seq for m in rest] == [5]
+
+
+async def test_a_client_that_does_not_ask_for_it_gets_none_with_its_forecasts(client, channel, name):
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    async with RawStream(channel, name, "s") as stream:
+        assert not stream.welcome.durable_in_forecasts
+        for seq in (1, 2, 3):
+            assert not (await stream.tick(seq, [1.0, seq])).forecast.durable_seq
+            await stream.until_durable(seq)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the commit", "after the commit"])
+async def test_what_a_client_expects_is_reported_at_once(client, channel, name, before):
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    async with RawStream(channel, name, "s", durable_in_forecasts=True) as stream:
+        await stream.tick(1, [1.0, 2.0])
+        if not before:
+            await until_on_disk(streams_pb2_grpc.StreamsStub(channel), name, "s", 1)
+        await stream.say(expect=pb.Expect(durable_seq=1))
+        await stream.until_durable(1)
+        assert stream.heard == 1 + 1 + 1
+        await stream.say(expect=pb.Expect(durable_seq=1))  # nothing new
+        assert (await stream.tick(2, [1.0, 2.0])).forecast.durable_seq == 1
+
+
+async def test_a_label_is_acknowledged_alone_also_where_progress_comes_with_forecasts(client, channel, name):
+    await client.create_model(name, ["a"], task="regress", targets=["y"], hidden=4)
+    async with RawStream(channel, name, "s", durable_in_forecasts=True) as stream:
+        await stream.tick(1, [1.0])
+        await stream.say(label=pb.Label(seq=1, y=[2.0]))
+        while not stream.durable.labels:
+            assert await stream.hear() is not None
+
+
+async def test_a_stream_that_falls_silent_is_told_what_is_on_disk(tmp_path, monkeypatch):
+    crash.mutate(monkeypatch, tmp_path, "from service.edge import streams\nstreams.SILENT_S = 0.05\n")
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", ["a"], **SERVING_ONLY)
+        async with (
+            channel_to(server.grpc) as channel,
+            RawStream(channel, "flow", "s", durable_in_forecasts=True) as stream,
+        ):
+            await stream.tick(1, [1.0])
+            await stream.until_durable(1)

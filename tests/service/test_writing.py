@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from service.common.limits import is_overdue
-from service.edge.writing import Writers, Writing
+from service.edge.writing import Progress, Wants, Writers, Writing
 
 WRITE_S = 10.0
 
@@ -86,3 +86,39 @@ async def test_a_cut_call_that_cannot_report_why_is_cut_again_and_counted_once()
     assert writers.sweep(now + 2.3 * WRITE_S) == 0
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+# --- progress in a message of its own
+
+REPORTED = Progress(10, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("now", "alone"),
+    [
+        (Progress(11, 2, 5), False),  # with the next forecast
+        (Progress(10, 2, 9), False),
+        (Progress(10, 3, 5), True),  # a label
+        (Progress(73, 2, 5), False),
+        (Progress(74, 2, 5), True),  # a quarter of what may be undurable: the client might wait for it
+    ],
+)
+def test_a_client_that_spares_messages_gets_alone_what_it_may_wait_for(now, alone):
+    assert Wants(True, 256).alone(now, REPORTED) is alone
+    assert Wants(False, 256).alone(now, REPORTED), "any other client gets everything"
+
+
+def test_what_is_expected_is_sent_alone_until_it_is_reported():
+    wants = Wants(True, 256)
+    wants.expect(durable=12, judged=0)
+    wants.expect(durable=3, judged=7)  # does not take the first back
+
+    assert wants.alone(Progress(11, 2, 5), REPORTED)
+    assert wants.alone(Progress(10, 2, 6), REPORTED)
+    assert not wants.alone(Progress(14, 2, 5), Progress(13, 2, 5))
+    assert not wants.alone(Progress(10, 2, 9), Progress(10, 2, 7))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 256])
+def test_a_client_at_the_limit_of_undurable_ticks_is_always_told_of_the_disk(most):
+    assert Wants(True, most).alone(Progress(10 + most, 2, 5), REPORTED)

@@ -28,6 +28,7 @@ class OpenRequest(_message.Message):
     TICK_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
+    EXPECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -36,6 +37,8 @@ class OpenRequest(_message.Message):
     def label(self) -> Global___Label: ...
     @_builtins.property
     def reset(self) -> Global___Reset: ...
+    @_builtins.property
+    def expect(self) -> Global___Expect: ...
     def __init__(
         self,
         *,
@@ -43,12 +46,13 @@ class OpenRequest(_message.Message):
         tick: Global___Tick | None = ...,
         label: Global___Label | None = ...,
         reset: Global___Reset | None = ...,
+        expect: Global___Expect | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "tick", "label", "reset"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "tick", "label", "reset", "expect"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -125,9 +129,16 @@ class Hello(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     STATIC_FIELD_NUMBER: _builtins.int
+    DURABLE_IN_FORECASTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     stream: _builtins.str
     """1 to 256 printable characters; unique within the model."""
+    durable_in_forecasts: _builtins.bool
+    """Progress comes with the forecasts. Durable is then sent alone only while the client waits for it: after Expect, with
+    labels under way, after a refusal as overloaded, when a quarter of max_undurable is unreported, or when ticks have
+    reached the disk and the stream has been silent for 10 seconds. Without it, Durable is sent at each progress.
+    Welcome repeats it if the server knows it.
+    """
     @_builtins.property
     def static(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Static inputs by name: a new or reset stream needs all of them, later calls may leave them out. From the first tick
@@ -140,10 +151,11 @@ class Hello(_message.Message):
         model: _builtins.str = ...,
         stream: _builtins.str = ...,
         static: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        durable_in_forecasts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "static", b"static", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_in_forecasts", b"durable_in_forecasts", "model", b"model", "static", b"static", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +251,32 @@ class Reset(_message.Message):
 Global___Reset: _TypeAlias = Reset  # noqa: Y015
 
 @_typing.final
+class Expect(_message.Message):
+    """The client waits until ticks up to durable_seq are on disk, and labels of ticks up to judged_through are judged: until
+    then Durable reports each progress. Not answered otherwise. Only after a Welcome with durable_in_forecasts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DURABLE_SEQ_FIELD_NUMBER: _builtins.int
+    JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
+    durable_seq: _builtins.int
+    judged_through: _builtins.int
+    def __init__(
+        self,
+        *,
+        durable_seq: _builtins.int = ...,
+        judged_through: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_seq", b"durable_seq", "judged_through", b"judged_through"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Expect: _TypeAlias = Expect  # noqa: Y015
+
+@_typing.final
 class Welcome(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -278,6 +316,7 @@ class Welcome(_message.Message):
     JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
     MAX_UNDURABLE_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
+    DURABLE_IN_FORECASTS_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     next_seq: _builtins.int
     """The seq of the next tick."""
@@ -294,6 +333,8 @@ class Welcome(_message.Message):
     """Event time of the stream's last tick with a time, seconds since 1970-01-01 UTC; absent for a fresh stream. A source
     continues after this time; it cannot count rows, because refused and skipped rows have no number.
     """
+    durable_in_forecasts: _builtins.bool
+    """The server does what Hello.durable_in_forecasts asks for."""
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
     def __init__(
@@ -308,10 +349,11 @@ class Welcome(_message.Message):
         judged_through: _builtins.int = ...,
         max_undurable: _builtins.int = ...,
         last_time: _builtins.float | None = ...,
+        durable_in_forecasts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "last_time", b"last_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_seq", b"durable_seq", "judged_through", b"judged_through", "last_time", b"last_time", "max_undurable", b"max_undurable", "next_seq", b"next_seq", "spec", b"spec", "state_origin", b"state_origin", "stream_id", b"stream_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_in_forecasts", b"durable_in_forecasts", "durable_seq", b"durable_seq", "judged_through", b"judged_through", "last_time", b"last_time", "max_undurable", b"max_undurable", "next_seq", b"next_seq", "spec", b"spec", "state_origin", b"state_origin", "stream_id", b"stream_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_time: _TypeAlias = _typing.Literal["last_time"]  # noqa: Y015
     _WhichOneofArgType__last_time: _TypeAlias = _typing.Literal["_last_time", b"_last_time"]  # noqa: Y015
@@ -329,6 +371,7 @@ class Forecast(_message.Message):
     JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
     LOWER_FIELD_NUMBER: _builtins.int
     UPPER_FIELD_NUMBER: _builtins.int
+    DURABLE_SEQ_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     version: _builtins.int
     """The version that made the forecast."""
@@ -336,6 +379,8 @@ class Forecast(_message.Message):
     """Labels carried by ticks up to this seq were learned and judged in the weights that made the forecast. seq minus
     judged_through is the staleness: labels that had arrived and were not yet judged.
     """
+    durable_seq: _builtins.int
+    """As Durable.seq; only with Hello.durable_in_forecasts."""
     @_builtins.property
     def y(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """horizon × targets values; the targets of step 1 first."""
@@ -358,10 +403,11 @@ class Forecast(_message.Message):
         judged_through: _builtins.int = ...,
         lower: _abc.Iterable[_builtins.float] | None = ...,
         upper: _abc.Iterable[_builtins.float] | None = ...,
+        durable_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judged_through", b"judged_through", "lower", b"lower", "seq", b"seq", "upper", b"upper", "version", b"version", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_seq", b"durable_seq", "judged_through", b"judged_through", "lower", b"lower", "seq", b"seq", "upper", b"upper", "version", b"version", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,7 +415,9 @@ Global___Forecast: _TypeAlias = Forecast  # noqa: Y015
 
 @_typing.final
 class Durable(_message.Message):
-    """Progress without an answer: sent when ticks reach the disk, and when a version or a veto judges more labels."""
+    """Progress without an answer: sent when ticks reach the disk, and when a version or a veto judges more labels. See also
+    Hello.durable_in_forecasts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -159,7 +159,7 @@ class Follower:
         if in_service or offset > model.judged_offset:
             self._parts.publishing.freshness.judged(model, offset, in_service=in_service)
             model.judge(offset)
-            model.owners.wake()
+            model.owners.judged()
 
     def _report(self, model: ServedModel) -> None:
         self._catalog.report_versions(model)
