@@ -57,11 +57,12 @@ async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool
         response = await call.read()
         kind = response.WhichOneof("message")
         if kind == "durable":
-            on_disk = response.durable.seq - first_seq + 1
+            on_disk = max(on_disk, response.durable.seq - first_seq + 1)
         elif kind != "forecast":
             raise RuntimeError(f"unexpected answer: {response}")
         else:
             answered += 1
+            on_disk = max(on_disk, response.forecast.durable_seq - first_seq + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ async def measure(in_flight: int, folder: Path, where: bool = False) -> Single:
     """Send ticks one at a time to freshet and to the echo, in turns. where: print CPU and waits of each thread."""
     async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
         call = streams_pb2_grpc.StreamsStub(ours).Open()
-        await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model=MODEL, stream="s")))
+        hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)  # as the SDK's
+        await call.write(streams_pb2.OpenRequest(hello=hello))
         await call.read()
         turns = [(targets[0].pid, call, True), (targets[1].pid, streams_pb2_grpc.StreamsStub(base).Open(), False)]
         rounds: list[dict[int, Turn]] = []

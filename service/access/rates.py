@@ -29,7 +29,8 @@ class Rate:
 
     def wait(self, full_at: float, now: float) -> float:
         """Return the seconds until the bucket has a token; 0 if it has one."""
-        return max(full_at - now - self._slack, 0.0)
+        wait = full_at - now - self._slack
+        return wait if wait > 0.0 else 0.0
 
     def has_token(self, full_at: Times, now: float) -> NDArray[np.bool_]:
         """Return which of many buckets have a token now: those whose `wait` is 0."""
@@ -49,7 +50,7 @@ class Rate:
 
     def spend(self, full_at: float, now: float, n: float = 1) -> float:
         """Return when the bucket is full again after n tokens are spent."""
-        return max(full_at, now) + n * self._one
+        return (full_at if full_at > now else now) + n * self._one
 
     def spend_each(self, full_at: Times, now: float) -> Times:
         """Return `spend` of one token from each bucket, as a new array."""

@@ -18,12 +18,13 @@ class Tenant:
 
     rate, full_at: ticks per second, and when that bucket is full; None: unlimited.
     work_rate, work_full_at: the same for multiply-adds.
+    limited: one of the two is not None.
     learning, learned_at: the same for seconds of learning; always limited.
     """
 
     __slots__ = (
-        "_most", "_put_off", "_reached", "calls", "full_at", "in_flight", "learned_at", "learning", "name", "quota",
-        "rate", "work_full_at", "work_rate",
+        "_most", "_put_off", "_reached", "calls", "full_at", "in_flight", "learned_at", "learning", "limited", "name",
+        "quota", "rate", "work_full_at", "work_rate",
     )  # fmt: skip
 
     def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None], learn_s_per_s: float) -> None:
@@ -41,6 +42,7 @@ class Tenant:
         self.quota = quota
         self.rate = Rate(quota.ticks_per_s) if quota.ticks_per_s < UNLIMITED.ticks_per_s else None
         self.work_rate = Rate(quota.work_per_s) if quota.work_per_s < UNLIMITED.work_per_s else None
+        self.limited = self.rate is not None or self.work_rate is not None
         self.learning = Rate(min(quota.learn_s_per_s, self._most))
 
     def check_models(self, models: int, name: str) -> None:

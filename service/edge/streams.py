@@ -66,8 +66,8 @@ class Call:
         """Whether the stream still belongs to this call: no later call has opened or deleted it."""
         return self.model.owns(self.session, self.epoch)
 
-    async def write(self, message: OpenResponse) -> None:
-        """Send one message, after those under way."""
+    async def write(self, message: OpenResponse | bytes) -> None:
+        """Send one message, serialised or not, after those under way."""
         await self.writing.send(message)
 
     def welcome(self) -> OpenResponse:
@@ -164,7 +164,7 @@ class Call:
             await self._report()
         await self.writing.idle()  # until the last Durable is sent
 
-    async def _answer(self, request: Any, arrived: float) -> OpenResponse | None:
+    async def _answer(self, request: Any, arrived: float) -> OpenResponse | bytes | None:
         kind = request.WhichOneof("message")
         if kind == "tick":
             seq, time, x = wire.tick(request.tick)
@@ -191,7 +191,7 @@ class Call:
             return None
         raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label, Reset or Expect")
 
-    def _forecast(self, answer: Answer) -> OpenResponse:
+    def _forecast(self, answer: Answer) -> bytes:
         if not self._wants.spares:
             return wire.forecast(answer, self.model.spec.outputs)
         durable, (_, labels, judged) = self.session.durable_seq, self._reported

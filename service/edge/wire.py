@@ -28,13 +28,13 @@ MAX_COUNT = 2**62  # the largest last_seq or epoch of a stream that is put: coun
 NARROW = 50  # values: up to this many, converting a list is faster than converting the message field
 MAX_DIGITS = 10  # of a stream number
 NOTHING = np.zeros(0, np.float32)
+_SMALL = [bytes([value]) for value in range(0x80)]
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
     """Return a tick's seq, event time (NaN: none) and x. Values beyond float32 become infinite, to be refused."""
-    time = message.time if message.HasField("time") else math.nan
-    x = message.x if len(message.x) > NARROW else message.x[:]
-    return message.seq, time, np.array(x, np.float32)
+    time, x = message.time if message.HasField("time") else math.nan, message.x
+    return message.seq, time, np.array(x[:] if len(x) <= NARROW else x, np.float32)
 
 
 def known(message: streams_pb2.Tick) -> Array:
@@ -44,21 +44,41 @@ def known(message: streams_pb2.Tick) -> Array:
     return np.array(message.u if len(message.u) > NARROW else message.u[:], np.float32)
 
 
-def forecast(answer: Answer, outputs: int, durable_seq: int = 0) -> streams_pb2.OpenResponse:
-    """Return an answer of a model with O outputs as a message of Open. durable_seq: see the proto; 0: left out."""
-    message = streams_pb2.OpenResponse()
-    said = message.forecast
-    said.seq, said.version, said.judged_through = answer.seq, answer.version, answer.judged_through
-    said.durable_seq = durable_seq
-    values = array("f", answer.y)
-    if len(values) == outputs:
-        said.y.extend(values)
-        return message
-    upper = first_upper(len(values), outputs)
-    said.y.extend(values[:outputs])
-    said.lower.extend(values[outputs:upper])
-    said.upper.extend(values[upper:])
-    return message
+def forecast(answer: Answer, outputs: int, durable_seq: int = 0) -> bytes:
+    """Return an answer of a model with O outputs as an OpenResponse, serialised. durable_seq: see the proto; 0: none.
+
+    Its values are bytes already, in the form of a packed repeated float: written so, a message costs half as much as
+    one built field by field. `tests/contracts/test_wire_bytes.py` compares with protobuf's own bytes.
+    """
+    y, end = answer.y, 4 * outputs
+    body = _uint(b"\x08", answer.seq) + _packed(b"\x12", y[:end])
+    body += _uint(b"\x18", answer.version) + _uint(b"\x20", answer.judged_through)
+    if len(y) > end:
+        upper = 4 * first_upper(len(y) // 4, outputs)
+        body += _packed(b"\x2a", y[end:upper]) + _packed(b"\x32", y[upper:])
+    if durable_seq:
+        body += _uint(b"\x38", durable_seq)
+    return b"\x12" + _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    """Return a number from 0 to 2**64 - 1 in protobuf's base 128."""
+    if value < 0x80:
+        return _SMALL[value]
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _uint(tag: bytes, value: int) -> bytes:
+    return tag + _varint(value) if value else b""
+
+
+def _packed(tag: bytes, values: bytes) -> bytes:
+    return tag + _varint(len(values)) + values if values else b""
 
 
 def first_upper(values: int, outputs: int) -> int:

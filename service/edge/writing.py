@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -76,11 +76,14 @@ class Writing:
 
     async def send(self, message: Any) -> None:
         """Send one message, after those under way."""
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             self.since = time.monotonic()
             await self._context.write(message)
             self.since = None
             self._messages.sent += 1
+        finally:
+            self._lock.release()
 
     async def idle(self) -> None:
         """Wait until no message is under way."""
@@ -148,6 +151,24 @@ class Writers:
         while True:
             await asyncio.sleep(self._write_s / 4)
             cut.inc(self.sweep(time.monotonic()))
+
+
+class Serialised(grpc.aio.ServerInterceptor):
+    """Lets the methods of `METHODS` send messages that are serialised already, as bytes."""
+
+    METHODS = ("/freshet.v1.Streams/Open",)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the method's handler, with a serialiser that leaves bytes as they are."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method not in self.METHODS:
+            return handler  # type: ignore[no-any-return]
+        own = handler.response_serializer
+        return handler._replace(  # type: ignore[no-any-return]
+            response_serializer=lambda message: message if type(message) is bytes else own(message)
+        )
 
 
 class Duplex(Protocol):

@@ -22,6 +22,7 @@ class Engine:
         self._limit, self._size = limit_bytes, 0
         self._sessions: OrderedDict[tuple[int, int], StepSession] = OrderedDict()  # least recently used first
         self._versions: dict[int, set[int]] = {}  # loaded versions, by model
+        self._last: tuple[int, int, StepSession] | None = None  # the last one used, which is at the end
 
     def __repr__(self) -> str:
         mib, models = 1 << 20, len(self._versions)
@@ -46,6 +47,7 @@ class Engine:
     def install(self, model: int, version: int, session: StepSession) -> None:
         """Add a prepared session; others leave if there is no room."""
         self._drop(model, version)
+        self._last = None
         self._sessions[model, version] = session
         self._versions.setdefault(model, set()).add(version)
         self._size += session.nbytes
@@ -65,9 +67,12 @@ class Engine:
 
     def get(self, model: int, version: int) -> StepSession | None:
         """Return the session of a version if it is loaded, and mark it as used."""
+        if self._last is not None and self._last[0] == model and self._last[1] == version:
+            return self._last[2]
         session = self._sessions.get((model, version))
         if session is not None:
             self._sessions.move_to_end((model, version))
+            self._last = model, version, session
         return session
 
     def retire(self, model: int, keep: set[int]) -> None:
@@ -77,6 +82,7 @@ class Engine:
 
     def _drop(self, model: int, version: int) -> None:
         session = self._sessions.pop((model, version), None)
+        self._last = None
         if session is not None:
             self._size -= session.nbytes
             self._versions[model].discard(version)

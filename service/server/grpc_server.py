@@ -27,6 +27,7 @@ from service.edge.health import Health
 from service.edge.models import Models
 from service.edge.streams import Streams
 from service.edge.training import Training
+from service.edge.writing import Serialised
 from service.server.cluster import Cluster
 from service.server.ports import most_descriptors
 
@@ -75,7 +76,7 @@ def grpc_server(
 
     interceptors: the outermost first. certificates: None: plain text.
     """
-    server = grpc.aio.server(interceptors=list(interceptors), options=options(settings))
+    server = grpc.aio.server(interceptors=[*interceptors, Serialised()], options=options(settings))
     streams_pb2_grpc.add_StreamsServicer_to_server(services.streams, server)
     models_pb2_grpc.add_ModelsServicer_to_server(services.models, server)
     training_pb2_grpc.add_TrainingServicer_to_server(services.training, server)

@@ -92,8 +92,13 @@ class Admission:
 
     # ---- ticks
 
-    def decide(self, model: ServedModel, session: Session, seq: int, time: float, x: Array) -> Outcome | None:
-        """Return the refusal or the earlier answer of a tick; None: step it, and its tokens are taken."""
+    def decide(
+        self, model: ServedModel, session: Session, seq: int, time: float, x: Array, now: float
+    ) -> Outcome | None:
+        """Return the refusal or the earlier answer of a tick; None: step it, and its tokens are taken.
+
+        now: clock seconds.
+        """
         placed = None
         last_seq = session.last_seq
         if seq != last_seq + 1:
@@ -106,8 +111,9 @@ class Admission:
             seq, x, model.network.row, time, spec.interval > 0, session.last_time, spec.missing == "hold",
             self.latest_time(time), spec.sent,
         )  # fmt: skip
-        refusal = refusal or check_categories(model.network, seq, x)
-        refusal = refusal or self._overloaded(model, session, seq)
+        if refusal is None and model.network.covariates.shapes:
+            refusal = check_categories(model.network, seq, x)
+        refusal = refusal or self._overloaded(model, session, seq, now)
         if refusal:
             self._metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
         return refusal
@@ -143,27 +149,28 @@ class Admission:
 
     # ---- rates
 
-    def _overloaded(self, model: ServedModel, session: Session, seq: int) -> Refusal | None:
+    def _overloaded(self, model: ServedModel, session: Session, seq: int, now: float) -> Refusal | None:
         """Return why a sound tick must wait; None: it is admitted, and its tokens are taken."""
         if seq - session.durable_seq > self.settings.max_undurable or self.is_out_of_room():
             remedy = f"{seq - 1 - session.durable_seq} ticks are not on disk yet: wait for Durable, then send it again"
             if self._journal.no_space:
                 remedy += f"; {self._journal.no_space.condition}"
             return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
-        now, t, row = self._clock(), model.table, session.row
-        full_at, tenant = float(t.full_at[row]), self.tenants.of(model.tenant)
-        if wait := self._stream_rate.wait(full_at, now):
+        full_at, tenant, row = model.table.full_at, self.tenants.of(model.tenant), session.row
+        stream_full_at = full_at.item(row)
+        if wait := self._stream_rate.wait(stream_full_at, now):
             return too_fast(seq, "stream", self._stream_rate, wait)
-        if wait := tenant.wait(now):
+        if tenant.limited and (wait := tenant.wait(now)):
             return too_fast(seq, "tenant", tenant.rate or self._rate, wait)
         if wait := self._rate.wait(self._full_at, now):
             return too_fast(seq, "server", self._rate, wait)
-        if wait := tenant.wait_for_work(now):
+        if tenant.limited and (wait := tenant.wait_for_work(now)):
             return too_much(seq, "tenant", tenant.work_rate or self._work_rate, wait, model.row_work)
         if wait := self._work_rate.wait(self._work_full_at, now):
             return too_much(seq, "server", self._work_rate, wait, model.row_work)
-        t.full_at[row] = self._stream_rate.spend(full_at, now)
-        tenant.ticked(now, model.row_work)
+        full_at[row] = self._stream_rate.spend(stream_full_at, now)
+        if tenant.limited:
+            tenant.ticked(now, model.row_work)
         self._full_at = self._rate.spend(self._full_at, now)
         self._work_full_at = self._work_rate.spend(self._work_full_at, now, model.row_work)
         return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.common import limits
 from service.common.errors import Unavailable
-from service.journal.writer import Commit, Journal, JournalFailed
+from service.journal.writer import Journal, JournalFailed
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission, Outcome, journal_failed
 from service.serving.batcher import Batcher, forward, resolve
@@ -28,6 +28,7 @@ from service.streams.served import ServedModel
 from service.streams.session import Session
 
 Array = NDArray[np.float32]
+ALONE_S = 50e-6  # about a turn of the loop: a tick this long after the last step is not one of many
 
 
 class Fenced(Exception):
@@ -61,29 +62,30 @@ class SingleTicks:
     ) -> None:
         self._admission, self._champions, self._stepper = admission, champions, stepper
         self._journal, self._metrics, self._clock = journal, metrics, clock
-        self._lone: Session | None = None  # the first stream that ticked since the last commit
+        self._answered_at = 0.0  # clock seconds: the end of the last step
+        self._answered: Session | None = None  # the only stream in it
         self._batcher: Batcher[Tick, Outcome] = Batcher(self._step)
         # Steps beside the loop that hold single ticks, by model and stream number.
         self._stepping: dict[tuple[int, int], asyncio.Future[Stepped]] = {}
-        journal.on_commit.append(self._committed)
 
     async def answer(self, tick: Tick) -> Outcome:
         """Answer a tick, at once or with all that arrive in the same turn of the loop. Raises Fenced, Unavailable,
         NotFound, and what the step raises.
 
-        The stream that ticked first since the last commit is answered at once: a turn of the loop costs as much as a
-        step. A stream alone saves that; among many, only one stream shares no step.
+        A tick is answered at once if no other stream's was in the last moment: a turn of the loop costs as much as a
+        step. The ticks right after it share a step.
         """
         if self._champions.loaded(tick.model) is None:
             await self._champions.bring(tick.model)
-        if self._lone is None:
-            self._lone = tick.session
-        if self._lone is not tick.session or tick.model.row_work > limits.MAX_LONE_WORK:
+        now = self._clock()
+        alone = now - self._answered_at > ALONE_S or self._answered is tick.session
+        if not alone or self._stepping or tick.model.row_work > limits.MAX_LONE_WORK:
             return await self._batcher.submit(tick)
-        self._metrics.queue_seconds.observe(self._clock() - tick.arrived)
-        outcome = self._decide(tick)
+        self._metrics.queue_seconds.observe(now - tick.arrived)
+        outcome = self._decide(tick, now)
         if outcome is None:
             (outcome,) = self._advance([tick])
+        self._answered_at, self._answered = self._clock(), tick.session
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -91,9 +93,6 @@ class SingleTicks:
     def submit(self, tick: Tick) -> asyncio.Future[Outcome]:
         """Answer a tick with all others of this turn of the loop."""
         return self._batcher.submit(tick)
-
-    def _committed(self, commit: Commit) -> None:
-        self._lone = None
 
     def _step(self, batch: list[Tick]) -> list[Outcome | Exception | asyncio.Future[Outcome]]:
         """Answer a batch in waves of distinct streams, each model's part of a wave in one step.
@@ -104,7 +103,7 @@ class SingleTicks:
         started = self._clock()
         left: Sequence[int] = range(len(batch))
         while left:
-            wave, left = self._next_wave(batch, left, outcomes)
+            wave, left = self._next_wave(batch, left, outcomes, started)
             for rows in wave.values():
                 most = batch[rows[0]].model.step_rows
                 for part in [rows[i : i + most] for i in range(0, len(rows), most)]:
@@ -112,14 +111,15 @@ class SingleTicks:
                         outcomes[i] = outcome
         for tick in batch:
             self._metrics.queue_seconds.observe(started - tick.arrived)
+        self._answered_at, self._answered = self._clock(), batch[-1].session if len(batch) == 1 else None
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _next_wave(
-        self, batch: list[Tick], left: Sequence[int], outcomes: list[Any]
+        self, batch: list[Tick], left: Sequence[int], outcomes: list[Any], now: float
     ) -> tuple[dict[int, list[int]], list[int]]:
         """Decide on the first tick of each stream in `left`; returns those to step, by model, and the later ones.
 
-        outcomes: of the batch; those that are decided are filled in.
+        outcomes: of the batch; those that are decided are filled in. now: clock seconds.
         """
         wave: dict[int, list[int]] = {}
         seen: set[tuple[int, int]] = set()
@@ -134,17 +134,20 @@ class SingleTicks:
             if self._stepping and (step := self._stepping.get((tick.model.number, tick.session.number))):
                 outcomes[i] = self._after(step, tick)
                 continue
-            outcomes[i] = self._decide(tick)
+            outcomes[i] = self._decide(tick, now)
             if outcomes[i] is None:
                 wave.setdefault(tick.model.number, []).append(i)
         return wave, later
 
-    def _decide(self, tick: Tick) -> Outcome | Exception | None:
-        """Return the outcome of a tick that needs no step: fenced, refused, repeated; None: step it."""
+    def _decide(self, tick: Tick, now: float) -> Outcome | Exception | None:
+        """Return the outcome of a tick that needs no step: fenced, refused, repeated; None: step it.
+
+        now: clock seconds.
+        """
         session, model = tick.session, tick.model
         if not model.owns(session, tick.epoch):
             return Fenced(session.id)
-        return self._admission.decide(model, session, tick.seq, tick.time, tick.x)
+        return self._admission.decide(model, session, tick.seq, tick.time, tick.x, now)
 
     # ---- on the loop
 
@@ -153,8 +156,11 @@ class SingleTicks:
         outcomes: list[Outcome | Exception] = []
         model = ticks[0].model
         try:
-            rows: Any = [tick.session.row for tick in ticks] if len(ticks) > 1 else ticks[0].session.row
-            times, x = np.array([tick.time for tick in ticks]), np.array([tick.x for tick in ticks])
+            rows: Any = ticks[0].session.row
+            times, x = np.array([ticks[0].time]), ticks[0].x[None]
+            if len(ticks) > 1:
+                rows = [tick.session.row for tick in ticks]
+                times, x = np.array([tick.time for tick in ticks]), np.array([tick.x for tick in ticks])
             y, states = self._stepper.compute(model, rows, times, x)
             for i, tick in enumerate(ticks):
                 outcomes.append(self._commit(tick, y[i], states[i]))
@@ -219,7 +225,10 @@ class SingleTicks:
             tick = ticks[i]
             outcomes[i] = Answer(tick.seq, tick.time, tick.x.tobytes(), y.tobytes(), stepped.version, judged)
         # The streams of the other ticks have changed meanwhile: another owner, or another tick. Decide again.
-        return [outcomes.get(i) or self._decide(tick) or self._advance([tick])[0] for i, tick in enumerate(ticks)]
+        return [
+            outcomes.get(i) or self._decide(tick, self._clock()) or self._advance([tick])[0]
+            for i, tick in enumerate(ticks)
+        ]
 
     def _after(self, step: asyncio.Future[Stepped], tick: Tick) -> asyncio.Future[Outcome]:
         """Answer a tick after the step beside the loop that its stream is in."""

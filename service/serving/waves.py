@@ -48,7 +48,7 @@ class Waves:
         unsound = np.flatnonzero(~sound)
         late = unsound[limits.MAX_DECIDED :]
         others = {
-            int(i): decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])
+            int(i): decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i], now)
             for i in unsound[: limits.MAX_DECIDED]
         }
         sound[[i for i, outcome in others.items() if outcome is None]] = True

@@ -181,7 +181,7 @@ class ServedModel:
     def judged_seq(self, row: int) -> int:
         """Return the seq through which labels of a stream are judged."""
         t = self.table
-        return int(t.last_seq[row] if t.last_offset[row] <= self.judged_offset else t.judged[row])
+        return (t.last_seq if t.last_offset.item(row) <= self.judged_offset else t.judged).item(row)
 
     def judged_seqs(self, rows: Rows) -> Seqs:
         """`judged_seq` of each row, (n,)."""
@@ -272,8 +272,8 @@ class ServedModel:
 
     def owns(self, session: Session, epoch: int) -> bool:
         """Whether the stream is still in that row, and no later call has taken it over."""
-        row = session.row
-        return int(self.table.number[row]) == session.number and int(self.table.epoch[row]) == epoch
+        row, table = session.row, self.table
+        return table.number.item(row) == session.number and table.epoch.item(row) == epoch
 
     def row(self, row: int, with_state: bool = True) -> StreamRow:
         """Return a stream in memory as it would be stored now, its state only if asked for."""

@@ -36,22 +36,22 @@ class Session:
     @property
     def epoch(self) -> int:
         """Goes up by one at each takeover."""
-        return int(self._model.table.epoch[self.row])
+        return self._model.table.epoch.item(self.row)
 
     @property
     def last_seq(self) -> int:
         """The stream's last tick; 0 before the first."""
-        return int(self._model.table.last_seq[self.row])
+        return self._model.table.last_seq.item(self.row)
 
     @property
     def durable_seq(self) -> int:
         """The last tick that is on disk."""
-        return int(self._model.table.durable_seq[self.row])
+        return self._model.table.durable_seq.item(self.row)
 
     @property
     def last_time(self) -> float:
         """Event time of the last tick that had one, seconds since 1970; NaN: none."""
-        return float(self._model.table.last_time[self.row])
+        return self._model.table.last_time.item(self.row)
 
     @property
     def origin(self) -> Origin:

@@ -1,4 +1,4 @@
-"""Which ticks are stepped at once and which share a step: each journal commit resets the choice."""
+"""Which ticks are stepped at once and which share a step: the first after a moment without any goes alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from service.serving.live import LivePath
-from service.serving.ticks import Fenced, Tick
+from service.serving.ticks import ALONE_S, Fenced, Tick
 from service.streams.answers import Answer
 from service.streams.served import ServedModel
 from service.streams.session import Session
-from tests.service.one_process import NEVER_S, world
+from tests.service.one_process import World, world
 
 
 def next_tick(model: ServedModel, session: Session, x: float = 1.0) -> Tick:
@@ -40,6 +40,13 @@ async def together(serving: LivePath, model: ServedModel, *sessions: Session) ->
     return await asyncio.gather(*ticks, return_exceptions=True)
 
 
+def stopped(service: World) -> list[float]:
+    """Stop the clock of a server; returns its time, seconds, to be changed."""
+    now = [service.clock()]
+    service.clock = lambda: now[0]
+    return now
+
+
 async def test_a_stream_that_ticks_alone_is_stepped_before_the_loop_turns(tmp_path, steps):
     async with world(tmp_path) as service:
         model = await service.model()
@@ -57,24 +64,27 @@ async def test_of_many_streams_one_goes_ahead_and_the_others_share_a_step(tmp_pa
     async with world(tmp_path) as service:
         model = await service.model()
         sessions = [service.open(model, id) for id in "abcd"]
-        await service.server.journal.flush()
-        service.server.journal.pace_s = NEVER_S  # a commit between the two would reset the choice
+        now = stopped(service)
 
         answers = await together(service.serving, model, *sessions)
         answers += await together(service.serving, model, *sessions[::-1])
+        now[0] += 2 * ALONE_S
+        answers += await together(service.serving, model, *sessions[::-1])
 
     assert all(isinstance(answer, Answer) for answer in answers)
-    assert steps == [["a"], ["b", "c", "d"], ["a"], ["d", "c", "b"]]
+    assert steps == [["a"], ["b", "c", "d"], ["d", "c", "b", "a"], ["d"], ["c", "b", "a"]]
 
 
-async def test_after_a_commit_another_stream_may_be_the_one_alone(tmp_path, steps):
+async def test_after_a_moment_without_ticks_any_stream_is_stepped_before_the_loop_turns(tmp_path, steps):
     async with world(tmp_path) as service:
         model = await service.model()
         first, second = service.open(model, "a"), service.open(model, "b")
-        await together(service.serving, model, first)
-        await service.server.journal.flush()
-
-        await together(service.serving, model, second, first)
+        now = stopped(service)
+        for session in (first, second, first):
+            now[0] += 2 * ALONE_S
+            answering = service.serving.ticks.answer(next_tick(model, session))
+            with pytest.raises(StopIteration):
+                answering.send(None)
 
     assert steps == [["a"], ["b"], ["a"]]
 
