@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import threading
 import time as clocks
@@ -24,7 +25,7 @@ from service.journal.log import JournalLocked, SegmentLog, Staged
 from service.journal.pending import PendingChunk
 from service.journal.records import F32, U32, U32_MAX, U64, U64_MAX, Chunk, Record, RecordError
 from service.journal.retention import droppable
-from service.journal.segments import JournalDamaged
+from service.journal.segments import FRAME, JournalDamaged
 from service.storage.disk import NoSpace, again_s
 
 __all__ = ["Commit", "CommittedChunk", "Journal", "JournalDamaged", "JournalFailed", "JournalLocked"]
@@ -60,6 +61,7 @@ class Commit(NamedTuple):
     seconds: float  # from taking the entries to the sync's return
     lag: float  # seconds from the oldest entry's append to the sync's return
     chunks: tuple[CommittedChunk, ...]
+    frames: tuple[tuple[int, bytes], ...] = ()  # as `Journal.read` returns them; none of a large commit
 
 
 class Journal:
@@ -83,6 +85,7 @@ class Journal:
         self._pending: dict[int, PendingChunk] = {}  # by model, in order of first append
         self._oldest = 0.0  # clock seconds at the first append of the pending entries
         self._in_flight: list[PendingChunk] = []
+        self._encoded: list[bytes] = []  # if they were written here
         self._in_flight_oldest = 0.0
         self._ends: dict[int, int] = {}  # logical offset after the entries committed or in flight
         self._durable: dict[int, int] = {}
@@ -336,9 +339,11 @@ class Journal:
         if not self._in_flight:
             self._begin()
         batch, staged, started = self._in_flight, None, self._clock()
+        self._encoded = []
         may_stage = started >= self._wary_until and not self._begins_segment  # which the thread must not meet
         if may_stage and self._log.stages_quickly(sum(chunk.size for chunk in batch)):
-            staged = self._log.stage([chunk.encode() for chunk in batch])
+            self._encoded = [chunk.encode() for chunk in batch]
+            staged = self._log.stage(self._encoded)
             if self._clock() - started > BLOCKED_S:
                 self._wary_until = started + WARY_S
         return self._writer.submit(partial(self._write, batch, staged))
@@ -356,12 +361,14 @@ class Journal:
         if self.no_space:
             self.no_space, self._tries = None, 0
             self._report_full()
-        self._durable_position = position
+        before, self._durable_position = self._durable_position, position
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
         chunks = tuple(CommittedChunk(c.model, c.offset, c.end, *c.ticks(), c.labels) for c in batch)
         now = self._clock()
-        commit = Commit(position, now - started, now - self._in_flight_oldest, chunks)
+        ends = itertools.accumulate((FRAME.size + len(data) for data in self._encoded), initial=before)
+        frames = tuple(zip(itertools.islice(ends, 1, None), self._encoded, strict=True))
+        commit = Commit(position, now - started, now - self._in_flight_oldest, chunks, frames)
         for listener in self.on_commit:
             listener(commit)
         self._finish_waiters(self._commits_begun, None)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from service.access.tenants import Tenants
 from service.journal.records import decode_chunk
+from service.journal.segments import FRAME
 from service.journal.writer import Journal
 from service.learning.fair import Fair, Pace
 from service.learning.queues import Queues, Waiting
@@ -59,6 +60,7 @@ class Feed:
         self.more = asyncio.Event()  # set when something may be sent that could not be before
         self.sent = asyncio.Event()  # set when chunks were sent, or the process has ended
         self.learned_chunks = 0  # since this server started
+        self._fresh: list[tuple[int, bytes]] = []  # the newest frames, which need not be read
         self._paces: dict[int, Pace] = {}
         self._offsets: dict[int, int] = {}  # by model: entries learned
 
@@ -104,6 +106,13 @@ class Feed:
         self.fair.forget(model)
         self._paces.pop(model, None)
         self._offsets.pop(model, None)
+
+    def committed(self, frames: Sequence[tuple[int, bytes]]) -> None:
+        """Note a commit. frames: as the journal would return them, or none: they are read."""
+        self._fresh.extend(frames)
+        if not frames or self._fresh[-1][0] - self._fresh[0][0] > READ_BYTES:
+            self._fresh = []
+        self.more.set()
 
     async def run(self, pipe: Pipe) -> None:
         """Read and send until cancelled, or until the pipe breaks. Raises JournalDamaged, CheckpointLost."""
@@ -154,11 +163,14 @@ class Feed:
     async def _read(self) -> bool:
         """Read a piece of the journal if there is something to read; return whether there was.
 
-        In a thread: after a restart, finding the place may need a scan of a whole segment.
+        In a thread: after a restart, finding the place may need a scan of a whole segment. Small commits are here
+        already.
         """
         scanned, reread = self.queues.scanned, self.queues.reread_at()
         if scanned < self._journal.durable_position:
-            frames = await asyncio.to_thread(self._journal.read, scanned, READ_BYTES)
+            frames, self._fresh = self._fresh, []
+            if not frames or frames[0][0] - FRAME.size - len(frames[0][1]) != scanned:
+                frames = await asyncio.to_thread(self._journal.read, scanned, READ_BYTES)
             self._wait(self.queues.scan(frames))
         if reread is not None:
             frames = await asyncio.to_thread(self._journal.read, reread, READ_BYTES)

@@ -111,7 +111,7 @@ class Trainers:
 
     def _committed(self, commit: Commit) -> None:
         for client in self.clients:
-            client.feed.more.set()
+            client.feed.committed(commit.frames)
 
     def removed(self, model: int) -> None:
         """Forget a model that was removed."""

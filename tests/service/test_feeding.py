@@ -42,6 +42,7 @@ async def test_a_tick_is_answered_while_the_journal_is_read_for_the_trainer(tmp_
         client, inbox = live.server.trainers.clients[0], Inbox()
         monkeypatch.setattr(client, "_process", inbox)
         monkeypatch.setattr(SegmentLog, "read", slow)
+        client.feed.committed(())  # nothing of the journal is here
         client.feed.restart(0, {})
         client.ready.set()
         feeding = asyncio.create_task(client._feed())
@@ -56,3 +57,60 @@ async def test_a_tick_is_answered_while_the_journal_is_read_for_the_trainer(tmp_
 
     assert answer.seq == 2
     assert {type(message) for message in inbox.got} == {LearnChunk}
+
+
+async def test_small_commits_are_fed_as_they_were_written_and_only_what_came_before_is_read(tmp_path, monkeypatch):
+    read, reads = SegmentLog.read, []
+
+    def noted(self: SegmentLog, position: int, *args: Any) -> Any:
+        reads.append(position)
+        return read(self, position, *args)
+
+    async with world(tmp_path / "data") as live:
+        model = await live.model()
+        session, journal = live.open(model, "pump"), live.server.journal
+        await live.tick(model, session, 1.0)
+        await journal.flush()
+        client, inbox = live.server.trainers.clients[0], Inbox()
+        monkeypatch.setattr(client, "_process", inbox)
+        monkeypatch.setattr(SegmentLog, "read", noted)
+        client.feed.restart(0, {})
+        client.ready.set()
+        feeding = asyncio.create_task(client._feed())
+        async with asyncio.timeout(DEADLINE_S):
+            while client.feed.queues.scanned < journal.durable_position:
+                await asyncio.sleep(0)
+            before = len(reads)
+            for value in (2.0, 3.0, 4.0):
+                await live.tick(model, session, value)
+                await journal.flush()
+                while client.feed.queues.scanned < journal.durable_position:
+                    await asyncio.sleep(0)
+            assert len(reads) == before
+            while client.feed.in_flight:
+                client.feed.learned(client.feed.in_flight[0].chunk.end)
+                await asyncio.sleep(0)
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        monkeypatch.undo()
+        written = journal.read(0, 1 << 20)
+
+    sent = [message for message in inbox.got if isinstance(message, LearnChunk)]
+    assert [(message.position, message.payload) for message in sent] == written[-len(sent) :]
+    assert len(sent) >= 4
+
+
+async def test_a_commit_that_the_feed_has_not_heard_of_is_read(tmp_path):
+    async with world(tmp_path / "data") as live:
+        model = await live.model()
+        session, journal = live.open(model, "pump"), live.server.journal
+        feed = live.server.trainers.clients[0].feed
+        feed.restart(journal.durable_position, {model.number: journal.durable_offset(model.number)})
+        await live.tick(model, session, 1.0)
+        await journal.flush()
+        feed.committed(())  # a large one: its frames are not kept
+        await live.tick(model, session, 2.0)
+        await journal.flush()
+
+        assert await feed._read()
+        assert feed.queues.scanned == journal.durable_position
