@@ -69,8 +69,9 @@ ROOMS = {
     "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer viewing",
     "edge.api": "access common edge edge.guard observe publishing storage streams viewing",
+    "edge.oip": "model.spec access common edge edge.guard learning serving streams",
     "server.shard": "model.spec model.update engine journal learning observe publishing serving storage streams",
-    "server": "access common datadir edge edge.api edge.guard engine journal "
+    "server": "access common datadir edge edge.api edge.guard edge.oip engine journal "
     "learning observe publishing server.shard serving storage streams trainer viewing",
     "cluster.nodes": "cluster.store common",
     "cluster.moving": "cluster.nodes cluster.shards cluster.store common datadir journal storage streams trainer",
@@ -161,8 +162,9 @@ def forbidden(imports: dict[tuple[str, str], str]) -> list[str]:
 
 
 def members(name: str) -> list[str]:
-    """Modules of a room, without its `__init__`."""
-    return [module for module in below(name) if sources()[module].name != "__init__.py" and in_room(module, name)]
+    """Modules of a room, without its `__init__` and generated stubs."""
+    own = [module for module in below(name) if sources()[module].name != "__init__.py" and in_room(module, name)]
+    return [module for module in own if "_pb2" not in module]
 
 
 def in_room(module: str, name: str) -> bool:

@@ -47,7 +47,7 @@ def render() -> str:
 def parsed() -> list[FileDescriptorProto]:
     """Return our protos with their comments."""
     protos = ROOT / "protos"
-    names = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    names = sorted(str(path.relative_to(protos)) for path in (protos / "freshet").rglob("*.proto"))
     with TemporaryDirectory() as folder:
         out = Path(folder) / "set"
         flags = [f"-I{protos}", "--include_source_info", f"--descriptor_set_out={out}"]

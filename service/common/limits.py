@@ -78,6 +78,13 @@ MAX_HANDLES = 1 << 20
 # Binds of one message: each takes a record and an entry of the answer.
 MAX_BINDS = 1 << 14
 
+# Ticks of one request of the Open Inference Protocol.
+MAX_REQUEST_TICKS = 1024
+# Requests of one call of ModelStreamInfer that are not answered yet; beyond that the call is not read.
+MAX_STREAM_REQUESTS = 64
+# Sequences of one model that are open; beyond that the longest unused is closed. Its stream stays.
+MAX_SEQUENCES = 1 << 16
+
 # ---- work of one step, and of one turn of the loop
 
 # Rows of one step, where the two limits below allow as many.

@@ -18,6 +18,9 @@ from service.edge.guard.one_request import OneRequest
 from service.edge.health import Health
 from service.edge.http import HttpServer, application
 from service.edge.models import Models
+from service.edge.oip.cards import Cards
+from service.edge.oip.inferring import Inferring
+from service.edge.oip.service import Inference
 from service.edge.parts import Places
 from service.edge.streams import Streams
 from service.edge.training import Training
@@ -41,12 +44,14 @@ def grpc_door(shared: Shared, places: Places, health: Health, nodes: Nodes | Non
         Auditing(shared.audit),
         InFlight(shared.tenants),
     ]
+    inferring = Inferring(places, shared.clock)
     services = Services(
         Streams(places, shared.writers),
         Models(places, shared.events, shared.writers),
         Training(places, shared.writers),
         Cluster(nodes),
         health,
+        Inference(inferring, Cards(places, inferring), shared.tenants, shared.writers),
     )
     return grpc_server(grpc_settings(shared.config), interceptors, services, shared.certificates)
 

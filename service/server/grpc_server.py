@@ -25,6 +25,8 @@ from service.access.credentials import Certificates
 from service.common import limits
 from service.edge.health import Health
 from service.edge.models import Models
+from service.edge.oip import inference_pb2, inference_pb2_grpc
+from service.edge.oip.service import Inference
 from service.edge.streams import Streams
 from service.edge.training import Training
 from service.edge.writing import Serialised
@@ -41,6 +43,7 @@ SERVICES = [
         (models_pb2.DESCRIPTOR, "Models"),
         (training_pb2.DESCRIPTOR, "Training"),
         (cluster_pb2.DESCRIPTOR, "Cluster"),
+        (inference_pb2.DESCRIPTOR, "GRPCInferenceService"),
     )
 ]
 
@@ -67,6 +70,7 @@ class Services:
     training: Training
     cluster: Cluster
     health: Health
+    inference: Inference
 
 
 def grpc_server(
@@ -81,6 +85,7 @@ def grpc_server(
     models_pb2_grpc.add_ModelsServicer_to_server(services.models, server)
     training_pb2_grpc.add_TrainingServicer_to_server(services.training, server)
     cluster_pb2_grpc.add_ClusterServicer_to_server(services.cluster, server)
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(services.inference, server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     if certificates:

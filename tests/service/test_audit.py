@@ -16,6 +16,7 @@ from service.access.grants import Grant, Role, token_digest
 from service.common.limits import AUDIT_REFUSALS
 from service.common.names import ModelKey
 from service.edge.guard.auditing import ACTS, NOT_ACTS, named
+from service.edge.oip import inference_pb2
 from service.observe import events as ev
 from service.observe.events import Event, Events
 
@@ -36,7 +37,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 def test_every_method_is_audited_or_listed_as_not_audited():
     services = [
         s
-        for pb in (streams_pb2, models_pb2, training_pb2, cluster_pb2)
+        for pb in (streams_pb2, models_pb2, training_pb2, cluster_pb2, inference_pb2)
         for s in pb.DESCRIPTOR.services_by_name.values()
     ]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}

@@ -41,6 +41,17 @@ NOT_ACTS = {  # listed, so that a new method must be entered here or above
     "/freshet.v1.Streams/Open", "/freshet.v1.Streams/Mux", "/freshet.v1.Streams/Get", "/freshet.v1.Streams/List",
     "/freshet.v1.Streams/Errors",
     "/freshet.v1.Training/Learn", "/freshet.v1.Training/Quarantine", "/freshet.v1.Cluster/Nodes",
+    *(
+        f"/inference.GRPCInferenceService/{name}"
+        for name in (
+            "ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
+            "ModelStatistics", "ModelInfer", "ModelStreamInfer", "RepositoryIndex",
+            # Not offered, hence never done:
+            "RepositoryModelLoad", "RepositoryModelUnload", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister",
+            "SystemSharedMemoryUnregister", "CudaSharedMemoryStatus", "CudaSharedMemoryRegister",
+            "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings",
+        )
+    ),
 }  # fmt: skip
 
 

@@ -1,0 +1,88 @@
+"""ModelStreamInfer: requests of any sequences in one call, answered in their order.
+
+Requests of different sequences are worked on at the same time. An error is an answer of its own and leaves the call
+open, unless the client asks for gRPC's status with the header `triton_grpc_error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from service.access.tenants import Tenants
+from service.common.errors import ServiceError
+from service.common.limits import MAX_STREAM_REQUESTS
+from service.edge.guard.in_flight import in_flight
+from service.edge.guard.security import caller
+from service.edge.oip import inference_pb2 as pb
+from service.edge.oip import messages
+from service.edge.oip.inferring import Inferring
+from service.edge.writing import Writing
+
+STATUS_HEADER = "triton_grpc_error"
+LEAVING = "the server is leaving: connect again, and go on with each sequence"
+
+Answer = pb.ModelStreamInferResponse
+
+
+class StreamCall:
+    """One call of ModelStreamInfer: a `Duplex`."""
+
+    def __init__(self, inferring: Inferring, tenants: Tenants, context: Any, writing: Writing) -> None:
+        self.context, self.writing = context, writing
+        self._inferring, self._tenant = inferring, tenants.of(caller().tenant)
+        self._answers: asyncio.Queue[asyncio.Task[Answer | Exception] | None] = asyncio.Queue(MAX_STREAM_REQUESTS)
+        sent = context.invocation_metadata() or ()
+        self._ends_with_status = any(name == STATUS_HEADER and value == "true" for name, value in sent)
+        self._leaving = asyncio.Event()
+        inferring.on_leaving.add(self._leaving.set)
+
+    async def serve(self) -> None:
+        """Answer requests until the half-close. Raises what an answer raises that is not the client's error."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write())
+                while (request := await self.writing.read()) is not grpc.aio.EOF:
+                    await self._answers.put(group.create_task(self._answer(request)))
+                await self._answers.put(None)
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _write(self) -> None:
+        """Send answers in their order. Raises the error that ends the call in its turn, when no message is under way:
+        gRPC does not end a call in the middle of a write."""
+        while (answering := await self._answers.get()) is not None:
+            answer = await answering
+            if isinstance(answer, Exception):
+                raise answer
+            await self.writing.send(answer)
+            self._answers.task_done()
+
+    async def _answer(self, request: pb.ModelInferRequest) -> Answer | Exception:
+        """Return the answer to a request, or what ends the call."""
+        try:
+            with in_flight(self._tenant, request.ByteSize()):
+                answer = messages.response(await self._inferring.infer(messages.request(request)))
+        except ServiceError as error:
+            if self._ends_with_status:
+                return error
+            return Answer(error_message=str(error), infer_response=pb.ModelInferResponse(id=request.id))
+        except Exception as error:  # raised by `_write`
+            return error
+        answer.parameters["triton_final_response"].bool_param = True
+        return Answer(infer_response=answer)
+
+    async def report_progress(self) -> None:
+        """Return once a shard leaves and the requests that were read are answered."""
+        await self._leaving.wait()
+        await self._answers.join()
+
+    async def leave(self) -> None:
+        """End the call with UNAVAILABLE."""
+        await self.context.abort(grpc.StatusCode.UNAVAILABLE, LEAVING)
+
+    def end(self) -> None:
+        """Forget the call."""
+        self._inferring.on_leaving.discard(self._leaving.set)
