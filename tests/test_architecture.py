@@ -69,7 +69,7 @@ ROOMS = {
     "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer viewing",
     "edge.api": "access common edge edge.guard observe publishing storage streams viewing",
-    "edge.oip": "model.spec access common edge edge.guard learning serving streams",
+    "edge.oip": "model.spec access common edge edge.api edge.guard learning serving streams",
     "server.shard": "model.spec model.update engine journal learning observe publishing serving storage streams",
     "server": "access common datadir edge edge.api edge.guard edge.oip engine journal "
     "learning observe publishing server.shard serving storage streams trainer viewing",

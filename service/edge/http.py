@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import uvicorn
@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -31,13 +31,17 @@ TRANSPORT = "transport"  # the connection's, in the state of each request's scop
 
 
 def application(
-    text: Callable[[], bytes], not_ready: Callable[[], str], check: Callable[[str | None, str], None], rest: ASGIApp
+    text: Callable[[], bytes],
+    not_ready: Callable[[], str],
+    check: Callable[[str | None, str], None],
+    rest: ASGIApp,
+    beside: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Return the routes.
 
     text: returns the text of a scrape; called in a thread. not_ready: returns why the server accepts no streams, or "".
     check: called with (authorization, peer); raises Unauthenticated or Forbidden unless the caller may read the metrics
-    of all tenants. rest: answers every other path.
+    of all tenants. beside: further routes. rest: answers every other path.
     """
 
     async def metrics(request: Request) -> Response:
@@ -58,8 +62,8 @@ def application(
         reason = not_ready()
         return PlainTextResponse(f"not ready: {reason}\n" if reason else "ready\n", 503 if reason else 200)
 
-    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz), Mount("/", rest)]
-    return Starlette(routes=routes)
+    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz), *beside]
+    return Starlette(routes=[*routes, Mount("/", rest)])
 
 
 class Protocol(H11Protocol):

@@ -80,6 +80,9 @@ class ServeConfig(BaseSettings):
         None, description="TOML file of tokens and quotas; without it every caller is an administrator"
     )
     audit: Path | None = Field(None, description="file of the audit log, JSON lines; without it, the process log")
+    oip_metrics: bool = Field(
+        False, description="expose Triton's metrics too, nv_inference_*, of requests of the Open Inference Protocol"
+    )
 
     publish_labels: int = Field(
         32, ge=1, description="learned ticks after which a publish is due, at the journal's end"

@@ -13,7 +13,7 @@ from service.edge.parts import OnePlace
 from service.server import process
 from service.server.components import Components
 from service.server.config import ServeConfig
-from service.server.doors import grpc_door, http_door
+from service.server.doors import grpc_door, http_door, inferring_door
 from service.server.ports import Addresses, at_port, check_free
 from service.server.readiness import Readiness
 from service.server.shard import memory
@@ -44,8 +44,9 @@ class Server(Components):
         """Serve until SIGTERM or SIGINT, then drain. Returns the exit code. A component that fails ends the process."""
         shared, stopping = self.shared, process.stop_signal()
         places = OnePlace(self.parts())
-        grpc, port = grpc_door(shared, places, self.readiness.health)
-        http = http_door(shared, places, self.registry.text, self.readiness.obstacle)
+        inferring = inferring_door(shared, places)
+        grpc, port = grpc_door(shared, places, inferring, self.readiness.health)
+        http = http_door(shared, places, inferring, self.registry.text, self.readiness.obstacle)
         tasks: list[asyncio.Task[Any]] = []
         try:
             tasks = self._start(http.run(), port)

@@ -22,7 +22,8 @@ MODULES = (limits, documents, sequence, answers, spec, events, replaying, quaran
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {
-    "listen", "http", "data", "log_format", "audit", "insecure", "publish_labels", "publish_s", "checkpoint_chunks",
+    "listen", "http", "data", "log_format", "audit", "insecure",
+    "oip_metrics", "publish_labels", "publish_s", "checkpoint_chunks",
     "trainer_nice",
     "trainers", "fresh_s",
     "comfortable_backlog", "worse_evidence", "anchor_labels", "anchor_scores", "score_every", "cool_down_labels",

@@ -29,7 +29,7 @@ from service.common.tasks import end
 from service.edge.health import Health
 from service.edge.parts import EventMessages, Parts
 from service.server import process
-from service.server.doors import grpc_door, http_door
+from service.server.doors import grpc_door, http_door, inferring_door
 from service.server.grpc_server import SERVICES
 from service.server.ports import Addresses, at_port
 from service.server.server import exit_code
@@ -153,8 +153,9 @@ class Node:
     async def run(self, announce: Callable[[Addresses], None]) -> int:
         """Serve until SIGTERM or SIGINT, then drain. Returns the exit code."""
         stopping, config, shared = process.stop_signal(), self.config, self.shared
-        grpc, port = grpc_door(shared, self, self.health, self.nodes)
-        http = http_door(shared, self, self.text, self.obstacle)
+        inferring = inferring_door(shared, self)
+        grpc, port = grpc_door(shared, self, inferring, self.health, self.nodes)
+        http = http_door(shared, self, inferring, self.text, self.obstacle)
         self.address, self._http = config.advertise or at_port(config.listen, port), at_port(config.http, http.port)
         self.shards = Shards(shared, self._store, self.peers, self.health, self.metrics, self.address, self._count)
         self.metrics.slices_waiting.set_function(

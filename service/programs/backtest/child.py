@@ -62,7 +62,8 @@ class ServerChild:
         """Start the server and wait until it is ready. Raises ServerFailed, after which no process is left running."""
         if self.running:
             raise RuntimeError("this server runs already")
-        flags = [word for name, value in self._flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        given = ((f"--{name.replace('_', '-')}", value) for name, value in self._flags.items())
+        flags = [word for name, value in given for word in ((name,) if value is True else (name, str(value)))]
         with self._log.open("ab") as log:
             self._process = await spawn(flags, log)
         try:
