@@ -130,8 +130,7 @@ async def test_the_server_and_its_models_are_described(rest):
     assert (await rest.get("")).json["name"] == "freshet"
     assert (await rest.get("/")).json["name"] == "freshet"
     for path in ("/health/live", "/health/ready", "/models/plain/ready", "/models/plain/versions/1/ready"):
-        answer = await rest.get(path)
-        assert (answer.status, answer.body) == (200, b"")
+        assert True in (await rest.get(path)).json.values()
     assert (await rest.get("/models/nobody/ready")).status == 503
     metadata, config = (await rest.get("/models/plain")).json, (await rest.get("/models/plain/config")).json
     assert metadata["inputs"][0] == {"name": "x", "datatype": "FP32", "shape": [-1, 2]}

@@ -134,13 +134,13 @@ class Rest:
         return _json(self._cards.server())
 
     async def _live(self, asked: Asked, model: str, version: str) -> Reply:
-        return Reply(200, b"")
+        return _json({"live": True})
 
     async def _ready(self, asked: Asked, model: str, version: str) -> Reply:
-        return _readiness(self._cards.ready())
+        return _readiness(self._cards.ready(), {})
 
     async def _model_ready(self, asked: Asked, model: str, version: str) -> Reply:
-        return _readiness(await self._cards.model_ready(model, version))
+        return _readiness(await self._cards.model_ready(model, version), {"name": model})
 
     async def _metadata(self, asked: Asked, model: str, version: str) -> Reply:
         return _json(await self._cards.metadata(model, version))
@@ -192,8 +192,13 @@ def _json(value: Any) -> Reply:
     return Reply(200, json.dumps(value).encode())
 
 
-def _readiness(ready: bool) -> Reply:
-    return Reply(200, b"") if ready else refusal(Unavailable("server", "not ready", "try again", retry_s=1.0))
+def _readiness(ready: bool, facts: dict[str, str]) -> Reply:
+    """Return the reply that Triton's clients understand by its status, and KServe's by its body."""
+    return (
+        _json(facts | {"ready": True})
+        if ready
+        else refusal(Unavailable("server", "not ready", "try again", retry_s=1.0))
+    )
 
 
 def refusal(error: ServiceError) -> Reply:
