@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,8 @@ class Inferring:
         """clock: monotonic seconds."""
         self._places, self._clock = places, clock
         self._order, self.counts = Order(), Statistics()
-        self._sequences: WeakKeyDictionary[ServedModel, OpenSequences] = WeakKeyDictionary()
+        # Each is kept by its model.
+        self._sequences: WeakKeyDictionary[ServedModel, ref[OpenSequences]] = WeakKeyDictionary()
         self.on_leaving: set[Callable[[], None]] = set()  # calls to end when a shard leaves this process
         self._described: WeakKeyDictionary[ServedModel, Described] = WeakKeyDictionary()
 
@@ -101,21 +102,23 @@ class Inferring:
             with _pinned(model, kept):
                 outputs = await self._ticks(parts, model, kept, wanted, arrived)
         if said.end:
-            self._open(parts, model).close(parts, model, said.sequence)
+            self._open(parts, model).close(parts, said.sequence)
         return outputs
 
     # ---- the stream
 
     def _open(self, parts: Parts, model: ServedModel) -> OpenSequences:
-        found = self._sequences.get(model)
+        known = self._sequences.get(model)
+        found = known() if known is not None else None
         if found is None:
             admission = parts.admission
 
-            def woken() -> None:
+            def leaving() -> None:
                 for leave in [*self.on_leaving] if admission.draining else ():
                     leave()
 
-            found = self._sequences[model] = OpenSequences(model, woken)
+            found = OpenSequences(model, leaving)
+            self._sequences[model] = ref(found)
         return found
 
     async def _enter(self, parts: Parts, model: ServedModel, said: Parameters, wanted: Asked) -> Kept:
@@ -124,11 +127,11 @@ class Inferring:
         Nothing has changed if this raises: all that can be checked beforehand is.
         """
         sequences = self._open(parts, model)
-        kept = sequences.find(model, said.sequence)
+        kept = sequences.find(said.sequence)
         if kept is None:
             parts.opening.check_id(said.sequence)
             await parts.residency.bring(model, [said.sequence])
-            kept = sequences.find(model, said.sequence)  # nothing awaits from here on, so the stream stays in memory
+            kept = sequences.find(said.sequence)  # nothing awaits from here on, so the stream stays in memory
         row = model.table.by_id.get(said.sequence, ABSENT)
         last_seq = 0 if row == ABSENT else int(model.table.last_seq[row])
         if row == ABSENT and not said.start:
@@ -143,7 +146,7 @@ class Inferring:
         if fresh or wanted.ticks > 1 or wanted.y is not None:
             _check(parts, model, wanted, static, last_seq, last_time)
         if kept is None:
-            kept = sequences.open(parts, model, said.sequence, static)
+            kept = sequences.open(parts, said.sequence, static)
         elif fresh or given:
             kept = kept._replace(static=static)
             sequences.keep(said.sequence, kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from service.common.errors import Invalid
@@ -15,6 +16,7 @@ CONTENTS = {
     "FP32": "fp32_contents", "FP64": "fp64_contents", "UINT64": "uint64_contents", "INT64": "int64_contents",
     "BYTES": "bytes_contents", "BOOL": "bool_contents",
 }  # fmt: skip
+FRAMES = 256  # answers without values that are kept: one per model, outputs and number of ticks
 
 
 def request(message: pb.ModelInferRequest) -> Request:
@@ -51,8 +53,17 @@ def _parameters(sent: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
 
 def response(answer: Response) -> pb.ModelInferResponse:
     """Return an answer with raw tensors, which is how the protocol's clients read them."""
-    message = pb.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=answer.id)
-    for made in answer.outputs:
-        message.outputs.add(name=made.name, datatype=made.datatype, shape=made.shape)
-        message.raw_output_contents.append(raw(made))
+    message = pb.ModelInferResponse()
+    message.CopyFrom(_frame(answer.model, tuple((made.name, made.datatype, made.shape) for made in answer.outputs)))
+    message.model_version, message.id = answer.version, answer.id
+    message.raw_output_contents.extend([raw(made) for made in answer.outputs])
+    return message
+
+
+@lru_cache(FRAMES)
+def _frame(model: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> pb.ModelInferResponse:
+    """Return an answer without its values: copying it is several times faster than making it."""
+    message = pb.ModelInferResponse(model_name=model)
+    for name, datatype, shape in outputs:
+        message.outputs.add(name=name, datatype=datatype, shape=shape)
     return message

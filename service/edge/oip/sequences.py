@@ -36,48 +36,54 @@ class Kept(NamedTuple):
 class OpenSequences:
     """The sequences of one model that requests have opened. All methods are synchronous, on the event loop.
 
-    Each takes the model, so that this object, which is kept as long as the model is, does not keep it alive.
+    The model keeps this object, as an owner of its streams, for as long as it lives.
     """
 
-    def __init__(self, model: ServedModel, woken: Callable[[], None], most: int = MAX_SEQUENCES) -> None:
-        """woken: called when a stream has progressed or is lost, and when the shard leaves."""
-        self._most = most
-        self._owner = model.owners.add(woken)
-        self._open: dict[str, tuple[int, Array]] = {}  # epoch and static values by id, the longest unused first
+    def __init__(self, model: ServedModel, leaving: Callable[[], None], most: int = MAX_SEQUENCES) -> None:
+        """leaving: called when streams have progressed or are lost, and when the shard leaves."""
+        self._model, self._leaving, self._most = model, leaving, most
+        self._owner = model.owners.add(self._woken)
+        self._open: dict[str, Kept] = {}  # by id, the longest unused first
 
-    def find(self, model: ServedModel, id: str) -> Kept | None:
+    def _woken(self) -> None:
+        self._leaving()
+
+    def find(self, id: str) -> Kept | None:
         """Return an open sequence that is still ours and in memory."""
-        kept, table = self._open.get(id), model.table
+        kept, table = self._open.get(id), self._model.table
         row = table.by_id.get(id, ABSENT)
         if kept is None or row == ABSENT:
             return None
-        if int(table.epoch[row]) != kept[0]:
+        if int(table.epoch[row]) != kept.epoch:
             del self._open[id]
             return None
+        if kept.session.row != row:  # it was out of memory meanwhile
+            kept = kept._replace(session=Session(self._model, row))
         table.owner[row] = self._owner  # a stream read from disk has no owner yet
-        return Kept(Session(model, row), *kept)
+        self.keep(id, kept)
+        return kept
 
-    def open(self, parts: Parts, model: ServedModel, id: str, static: Array) -> Kept:
+    def open(self, parts: Parts, id: str, static: Array) -> Kept:
         """Open a stream, creating it if it is new. Raises what `Opening.open` raises."""
-        session, _ = parts.opening.open(model, id, self._owner, pinned=False)
+        session, _ = parts.opening.open(self._model, id, self._owner, pinned=False)
         kept = Kept(session, session.epoch, static)
         self.keep(id, kept)
         if len(self._open) > self._most:
-            self.close(parts, model, next(iter(self._open)))
+            self.close(parts, next(iter(self._open)))
         return kept
 
     def keep(self, id: str, kept: Kept) -> None:
         """Note that a sequence is open, and used last."""
         self._open.pop(id, None)
-        self._open[id] = kept.epoch, kept.static
+        self._open[id] = kept
 
-    def close(self, parts: Parts, model: ServedModel, id: str) -> None:
+    def close(self, parts: Parts, id: str) -> None:
         """Close a sequence: its stream has no owner then. It stays, and a later request may resume it."""
-        kept = self.find(model, id)
+        kept = self.find(id)
         self._open.pop(id, None)
         if kept is not None:
-            model.table.owner[kept.session.row] = 0
-            parts.catalog.report_streams(model)
+            self._model.table.owner[kept.session.row] = 0
+            parts.catalog.report_streams(self._model)
 
 
 class Order:
@@ -93,7 +99,10 @@ class Order:
         users.append(None)
         try:
             try:
-                async with asyncio.timeout(timeout_s or None):
+                if timeout_s:
+                    async with asyncio.timeout(timeout_s):
+                        await lock.acquire()
+                else:
                     await lock.acquire()
             except TimeoutError:
                 remedy = "an earlier request of the same sequence was not answered in that time: try again"
