@@ -136,6 +136,32 @@ async def test_a_sequence_id_is_the_id_of_its_stream(inference, client, case):
     assert stream in [s.stream async for s in client.list_streams("plain")]
 
 
+async def test_typed_tensors_are_read_as_raw_ones(inference):
+    raw = await inference.infer("timed", "raw", start=True, x=ROWS[:2], time=[60.0, 120.0], seq=[1, 2])
+    typed = request("timed", "typed", start=True, x=ROWS[:2], time=[60.0, 120.0], seq=[1, 2])
+    del typed.raw_input_contents[:]
+    x, time, seq = typed.inputs
+    x.contents.fp32_contents[:] = ROWS[:2].reshape(-1)
+    time.contents.fp64_contents[:] = [60.0, 120.0]
+    seq.contents.uint64_contents[:] = [1, 2]
+
+    answer = await inference.send(typed)
+
+    np.testing.assert_array_equal(value(answer, "y"), value(raw, "y"))
+
+
+ACCEPTED: dict[str, object] = {
+    "timeout": 5_000_000, "priority": pb.InferParameter(uint64_param=1),
+    "triton_enable_empty_final_response": True, "label": "anything", "step": 3, "rate": 0.5,
+}  # fmt: skip
+
+
+async def test_parameters_that_clients_send_are_accepted(inference):
+    answer = await inference.infer("plain", "with all", start=True, x=[ROWS[0]], parameters=ACCEPTED, id="a request")
+
+    assert (value(answer, "seq"), answer.id) == ([[1]], "a request")
+
+
 # --- order and durability
 
 

@@ -73,7 +73,7 @@ async def test_a_client_hears_what_open_answers_and_shows_the_error(server, chan
 
 
 @pytest.mark.skipif(PERF_ANALYZER is None, reason="perf_analyzer is not on PATH: docs/oip.md says where it is")
-@pytest.mark.parametrize("how", [[], ["--streaming", "--async"]], ids=["unary", "stream"])
+@pytest.mark.parametrize("how", [["grpc"], ["grpc", "--streaming", "--async"], ["http"]], ids=" ".join)
 @pytest.mark.parametrize(("name", "width"), [("plain", 0), ("taught", 1)])
 async def test_perf_analyzer_measures_sequences(server, model, tmp_path: Path, how, name, width):
     ticks = [{"x": {"content": row.tolist(), "shape": [2]}} for row in ROWS[0]]
@@ -84,7 +84,8 @@ async def test_perf_analyzer_measures_sequences(server, model, tmp_path: Path, h
     assert PERF_ANALYZER is not None
 
     said = await run(
-        PERF_ANALYZER, "-m", name, "-u", server.grpc, "-i", "grpc", *how, "--concurrency-range", "2",
+        PERF_ANALYZER, "-m", name, "-u", server.http if "http" in how else server.grpc, "-i", *how,
+        "--concurrency-range", "2",
         "--sequence-length", "10", "--input-data", str(data), "--measurement-mode", "count_windows",
         "--measurement-request-count", "50", "-s", "999", "--max-trials", "3",
     )  # fmt: skip
