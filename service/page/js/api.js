@@ -59,7 +59,7 @@ export function query(values) {
 }
 
 /**
- * {get(path, values), post(path, body), watch(values, {onevent, onstate}), setToken(text)}.
+ * {get(path, values), post(path, body), watch(valuesNow, {onevent, onstate}), setToken(text)}.
  * unauthorized(): called at a 401; returns a promise that is done when a token was given, and the request is made again.
  * `get` and `post` resolve to the reply's JSON and reject with a Refusal, or a TypeError where there is no connection.
  */
@@ -80,10 +80,10 @@ export function createApi({ unauthorized }) {
   }
 
   /**
-   * The event stream, opened again whenever it ends. onevent(name, data); onstate(state, detail): "connected"; "lost" {wait: seconds
+   * The event stream, opened again whenever it ends. valuesNow(): of the query, asked before each try. onevent(name, data); onstate(state, detail): "connected"; "lost" {wait: seconds
    * until the next try}; "refused" {refusal, wait} (it is tried again slowly for 429, else not). Returns {close()}.
    */
-  function watch(values, { onevent, onstate }) {
+  function watch(valuesNow, { onevent, onstate }) {
     let closed = false;
     let wait = FIRST_WAIT;
     let abort = null;
@@ -92,7 +92,7 @@ export function createApi({ unauthorized }) {
       abort = new AbortController();
       let timer = setTimeout(() => abort.abort(), QUIET);
       try {
-        const reply = await request(`/watch${query(values)}`, { signal: abort.signal, accept: "text/event-stream" });
+        const reply = await request(`/watch${query(valuesNow())}`, { signal: abort.signal, accept: "text/event-stream" });
         if (closed) return;
         const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
         const feed = eventReader((name, data) => {

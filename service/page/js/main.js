@@ -23,7 +23,8 @@ const VIEWS = [ // controls: which of the page's choices the view heeds
 const MODELS = 100; // in the list; more are found by name
 const MANY = 12; // models from which on there is a field to find one
 const CALM = 1000; // ms between drawings where the system asks for reduced motion
-const NONE_YET = 5000; // ms between looks for a first model
+const NONE_YET = 5000; // ms between looks for a first model, or for one that is missing
+const RELIST = 15_000; // ms between two lists of models
 
 const NO_MODELS = ["No models yet", "This server has no model that you may see. As soon as one is created (freshet create NAME), it is shown here."];
 const NOT_YOURS = ["This token does not see models", "Its role is for metrics: the view Service is yours, the others need a token that may read models."];
@@ -59,7 +60,7 @@ const api = createApi({
     return asking;
   },
 });
-const watch = watching({ api, store, notices, onchange: schedule, ongone: (refusal) => choices.drop(refusal), paused: () => paused });
+const watch = watching({ api, store, notices, onchange: schedule, ongone: gone, paused: () => paused });
 const choices = createChoices({ root: byId("controls"), api, store, route, unpin: () => watch.unpin(), message: notices.message });
 const tabList = tabs(byId("tabs"), VIEWS, (view) => route.set({ view }));
 const context = {
@@ -82,6 +83,12 @@ async function listModels(match = "") {
   picker.value = model;
   picker.disabled = shown.length === 0;
   return names;
+}
+
+/** List the models again, unless the list is in use: some come and go. */
+function listAgain() {
+  const used = [byId("model"), byId("model-match")].includes(document.activeElement) || byId("model-match").value;
+  if (store.model && !document.hidden && !used) listModels().catch(() => {}); // a lost connection is reported by the event stream
 }
 
 async function chooseModel() {
@@ -107,14 +114,34 @@ async function chooseModel() {
   choices.listVersions();
 }
 
+function gone(refusal) {
+  if (refusal.field !== "model") return choices.drop(refusal);
+  noModel(refusal);
+  return true;
+}
+
 function noModel(error) {
-  epoch += 1;
+  const now = (epoch += 1);
   unmount();
   watch.stop();
   byId("controls").hidden = true;
   notices.banner("");
   notices.connection("refused", error.status === 404 ? "No such model" : "Refused");
   root.replaceChildren(notices.blank(error.status === 404 ? "There is no model of this name" : "This model cannot be shown", error.message));
+  listModels().catch(() => {}); // the next look tries again
+  setTimeout(() => look(now), NONE_YET);
+}
+
+/** See whether a model that was missing is there. now: the epoch in which it was missed. */
+async function look(now) {
+  const { model } = route.get();
+  if (now !== epoch || !model) return;
+  try {
+    await api.get(path`/models/${model}`);
+  } catch {
+    return void setTimeout(() => look(now), NONE_YET);
+  }
+  if (now === epoch) await chooseModel();
 }
 
 /* ── Views ───────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -240,6 +267,7 @@ async function start() {
     typing = setTimeout(() => listModels(event.target.value.trim()).catch((error) => notices.message(error.message, { bad: true })), 250);
   });
   document.addEventListener("visibilitychange", schedule);
+  setInterval(listAgain, RELIST);
   try {
     store.info = await api.get("/");
   } catch (error) {

@@ -5,10 +5,11 @@ import { number, plural, times } from "./format.js";
 const WARM_UP = 16; // of the ghost: ticks that are not scored
 
 /** One sentence: how the ghost compares now. scores: of a stream; ghost: of SCORES or of hello. */
-export function ghostSentence({ wanted, ghost, scores, stream }) {
+export function ghostSentence({ wanted, ghost, scores, stream, champion = null }) {
   if (wanted === "none") return "No ghost is drawn: choose a version to compare with above.";
   if (!ghost) return "There is no ghost: the server computes sixteen at once at most, or this stream is not in memory. The forecast is unaffected.";
   const served = scores?.ghost_served ?? scores?.served ?? null; // on the labels that the ghost is scored on
+  if (scores?.ghost === 0 && served === 0) return "Neither what serves nor the ghost has missed by anything: this stream does not surprise.";
   if (!scores || scores.ghost === null || !(served > 0)) {
     const done = ghost.scored ?? 0;
     return `The ghost of version ${ghost.version} starts from the state of now; its first ${WARM_UP} ticks are not scored${done ? ` (${plural(done, "label")} so far)` : ""}.`;
@@ -18,12 +19,15 @@ export function ghostSentence({ wanted, ghost, scores, stream }) {
   const whose = stream ? ` of ${stream}` : "";
   const labels = over > 0 ? ` of the last ${plural(over, "label")}` : "";
   if (Math.abs(ratio - 1) < 0.02) return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be the same.`;
+  const older = champion !== null && champion < ghost.version; // returned to, which the ghost was not
+  if (older) return `Version ${champion} serves again, older than the ghost. With version ${ghost.version} the squared error${labels}${whose} would be ${times(ratio)} as large.`;
   const paid = ratio > 1 ? "" : " Here learning has not paid, yet.";
   return `Had it not learned since version ${ghost.version}, the squared error${labels}${whose} would be ${times(ratio)} as large.${paid}`;
 }
 
 /** What the scores of a stream say, in one sentence. */
 export function standing({ labels, served, persistence, least_squares: squares, ghost, ghost_served: beside = served }) {
+  if (labels && (served === 0 || persistence === 0)) return "This stream does not move, or is forecast exactly: there is no error to compare.";
   if (!labels || !(served > 0) || !(persistence > 0)) return "Too few labels to say how it stands.";
   const against = [[served, persistence, "persistence's"], [served, squares, "that of least squares"], [beside ?? served, ghost, "the ghost's"]]
     .filter(([, value]) => value > 0).map(([own, value, name]) => `${number(own / value, 2)} times ${name}`);

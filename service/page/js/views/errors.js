@@ -9,6 +9,8 @@ import { panel } from "../panel.js";
 import { horizonSentence, standing } from "../sentences.js";
 import { MEAN, streamErrors, versionChanges } from "../windows.js";
 
+const NO_TRUTH = "Labels of this task arrive by themselves, not as later ticks: choose all streams to see the error of the learner.";
+
 const SHOWN = 512; // ticks
 const EVERY = 5000; // ms between two looks at errors by stream and step
 const WORST = 10;
@@ -60,12 +62,12 @@ function mount(root, ctx) {
   const worst = panel({ name: "worst", title: "The worst ten streams", table: worstTable, newest: false, canvases: () => [worstBars.canvas], file,
     link: (column, value) => (column === "stream" ? route.href({ view: "forecast", streams: [value], from: null, to: null }) : null),
     legend: [{ label: "squared error ÷ persistence's", colour: "served", kind: "area" }, { label: "worse than persistence", colour: "bad", kind: "area" }, { label: "persistence", colour: "text", kind: "mark", sign: "┃" }],
-    help: "Where the model does worst, against repeating the last value: a bar beyond the line is a stream it should not be used for. The table leads to each of them." });
+    help: "Where the learner does worst before it learns each label, against repeating the last value: a bar beyond the line is a stream it should not be used for. The table leads to each of them." });
   const worstBars = bars(worst.body, { label: "Squared error of the worst streams relative to persistence", most: (rows) => Math.max(1.25, ...rows.map(({ value }) => value ?? 0)) });
 
   const horizon = panel({ name: "horizon", title: "Error by step ahead", table: horizonTable, newest: false, canvases: () => [steps.canvas], file,
-    legend: [{ label: "what serves", colour: "served" }, { label: "persistence", colour: "persistence", kind: "dotted" }],
-    help: "Squared error of each step, in units of how far the series moves in as many steps: persistence stands near one, and the gap below it is what the model knows of the future." });
+    legend: [{ label: "the learner", colour: "served" }, { label: "persistence", colour: "persistence", kind: "dotted" }],
+    help: "Squared error of each step, in units of how far the series moves, as the learner had it before it learned each label. The gap below persistence is what the model knows of the future." });
   const stepsHost = el("div");
   horizon.body.append(stepsHost);
   const steps = chart(stepsHost, { label: "Error by step ahead", xlabel: "step", xspace: 32, height: 240, yrange: (_, high) => [0, high * 1.08 || 1],
@@ -94,7 +96,7 @@ function mount(root, ctx) {
     select.value = stream;
     live.hidden = from === null;
     const drawn = stream === ALL ? drawAll() : drawStream(stream, { from, to });
-    over.empty(drawn ? "" : stream === ALL ? "No label has been scored since the page opened." : "No forecast of this stream has met its truth yet.");
+    over.empty(drawn ? "" : stream === ALL ? "No label has been scored since the page opened." : store.model?.task === "forecast" ? "No forecast of this stream has an error yet." : NO_TRUTH);
     over.refresh();
   }
 
@@ -108,7 +110,7 @@ function mount(root, ctx) {
     line.marks(versionChanges(shown.version).map(({ at }) => ({ x: shown[axis][at], kind: "published" })));
     line.set(columns, { from, to, time: axis === "time" });
     const scores = store.scoresOf(stream);
-    over.say(scores ? standing(scores) : "The server has not scored this stream yet.");
+    over.say(scores ? standing(scores) : store.model?.task === "forecast" ? "The server has not scored this stream yet." : NO_TRUTH);
     return columns.served.some((value) => value !== null);
   }
 
@@ -175,7 +177,7 @@ function mount(root, ctx) {
   function coverageRows() {
     const ofStreams = store.streams.flatMap((stream) => Object.entries(store.scoresOf(stream)?.coverage ?? {}).map(([level, share]) => ({ of: stream, level: Number(level), share })));
     const newest = store.samples.findLast(({ coverage: one }) => one && Object.values(one).some((share) => share !== null))?.coverage ?? {};
-    return [...ofStreams, ...Object.entries(newest).map(([level, share]) => ({ of: "all streams", level: Number(level), share }))].filter(({ share }) => share !== null);
+    return [...ofStreams, ...Object.entries(newest).map(([level, share]) => ({ of: "all streams, last second", level: Number(level), share }))].filter(({ share }) => share !== null);
   }
 
   function drawCoverage() {

@@ -52,7 +52,7 @@ function mount(root, ctx) {
   const live = el("button", { type: "button", class: "small", hidden: true, onclick: toLive }, "Back to live");
   const main = panel({
     name: "forecast", title: "Forecast against truth", wide: true, doc: DOC, table, canvases,
-    help: "Each tick's truth with the forecast that was made for it: the closer the two, the better the model; a truth outside the area is one the model did not expect.",
+    help: "Each tick's truth with the forecast that was made for it: the closer the two, the better the model; where there is an interval, a truth outside of it is one the model did not expect.",
     file: () => [route.get().model, ...store.streams.slice(0, 2)],
   });
   main.tools.append(live);
@@ -171,7 +171,7 @@ function mount(root, ctx) {
   function say() {
     const stream = store.streams[0];
     if (!stream) return main.say("");
-    const sentence = ghostSentence({ wanted: route.get().ghost, ghost: store.scores?.ghost ?? store.ghost, scores: store.scoresOf(stream), stream: store.streams.length > 1 ? short(stream, 40) : "" });
+    const sentence = ghostSentence({ wanted: route.get().ghost, ghost: store.scores?.ghost ?? store.ghost, scores: store.scoresOf(stream), champion: store.model?.champion ?? null, stream: store.streams.length > 1 ? short(stream, 40) : "" });
     main.say(words.forecasts ? sentence : `This model answers a task other than forecasting (${store.model.task}): there is no truth to compare with, the line is its first output. ${sentence}`);
   }
 
