@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -60,7 +60,10 @@ class Owners:
 
     def wake(self, rows: Rows | None = None) -> None:
         """Wake the owners of these rows; None: all owners."""
-        owners = list(self._wakes) if rows is None else np.unique(self._table.owner[rows]).tolist()
+        self.wake_each(list(self._wakes) if rows is None else np.unique(self._table.owner[rows]).tolist())
+
+    def wake_each(self, owners: Iterable[int]) -> None:
+        """Wake these owners, distinct; those that are gone, and 0, are skipped."""
         for owner in owners:
             if owner in self._wakes:
                 self._wakes[owner]()

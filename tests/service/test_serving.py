@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pytest
 
 from service.common.errors import Reason, Refusal
+from service.serving.progress import FEW, mark_durable
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
 from service.streams.served import ServedModel
@@ -98,3 +101,26 @@ async def test_a_reset_of_a_fresh_stream_is_not_journaled(tmp_path):
         first = offsets[0]
         assert offsets == [first, first + 1, first + 2, first + 2]
         assert not session.state.any()
+
+
+@pytest.mark.parametrize("ticks", [1, FEW, FEW + 1])
+async def test_a_commit_marks_each_streams_last_tick_and_wakes_each_owner_once(tmp_path, ticks):
+    async with world(tmp_path) as service:
+        model, woken = await service.model(), list[tuple[str, list[int]]]()
+        ids = [f"s{i}" for i in range(3)]
+
+        def wake(name: str) -> None:
+            woken.append((name, [session.durable_seq for session in sessions]))
+
+        owners = {name: model.owners.add(partial(wake, name)) for name in ("both", "one")}
+        pairs = zip(ids, ("both", "both", "one"), strict=True)
+        sessions = [service.serving.opening.open(model, id, owners[name])[0] for id, name in pairs]
+        numbers = np.array([sessions[i % 3].number for i in range(ticks)] + [99], np.uint32)  # 99: not in memory
+        seqs = np.arange(1, ticks + 2, dtype=np.uint64)
+        last = [int(seqs[numbers == session.number].max(initial=0)) for session in sessions]
+
+        mark_durable(model, numbers, seqs)
+
+        assert [session.durable_seq for session in sessions] == last
+        heard = sorted({"both", "one" if ticks > 2 else "both"})
+        assert sorted(woken) == [(name, last) for name in heard], "all rows are marked before anyone is woken"
