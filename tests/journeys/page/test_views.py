@@ -73,6 +73,37 @@ async def test_a_link_restores_what_was_seen(server, looking, living):
     await expect(looking.page).to_have_url("about:blank")
 
 
+async def test_a_change_of_view_keeps_the_stream_and_the_ghost(server, looking, living):
+    await living.hurried(100)
+    await looking.open(server.http, living.name)
+    picker, streams = looking.at("ghost-picker"), looking.at("stream-picker")
+    await expect(picker).to_contain_text("page opened (version")
+    ghost, stream = await picker.locator("option").first.text_content(), await streams.text_content()
+    await living.until(EventKind.PUBLISHED, 8)
+
+    for view in ("state", "gradient", "forecast"):
+        async with looking.page.expect_response(lambda response: "/watch?" in response.url):
+            await looking.tab(view)
+
+    await expect(picker.locator("option").first).to_have_text(ghost or "")
+    assert await streams.text_content() == stream
+
+
+async def test_a_model_that_is_deleted_is_said_to_be_gone_and_shown_again_when_it_is_there(
+    server, looking, client, name
+):
+    looking.expected = ["404"]
+    await client.create_model(name, channels=["v"], hidden=4)
+    await looking.open(server.http, name)
+    await expect(looking.at("connection")).to_have_text("Live")
+
+    await client.delete_model(name)
+    await expect(looking.page.get_by_role("main")).to_contain_text("There is no model of this name")
+
+    await client.create_model(name, channels=["v"], hidden=4)
+    await expect(looking.at("view-forecast")).to_be_visible()
+
+
 async def test_what_is_shown_is_exported_as_csv_and_png(server, looking, living, tmp_path):
     await living.hurried(50)
     await looking.open(server.http, living.name, view="forecast", stream=living.stream)

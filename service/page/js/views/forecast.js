@@ -172,7 +172,7 @@ function mount(root, ctx) {
     const stream = store.streams[0];
     if (!stream) return main.say("");
     const sentence = ghostSentence({ wanted: route.get().ghost, ghost: store.scores?.ghost ?? store.ghost, scores: store.scoresOf(stream), champion: store.model?.champion ?? null, stream: store.streams.length > 1 ? short(stream, 40) : "" });
-    main.say(words.forecasts ? sentence : `This model answers a task other than forecasting (${store.model.task}): there is no truth to compare with, the line is its first output. ${sentence}`);
+    main.say(words.forecasts ? sentence : `This model answers a task other than forecasting (${store.model.task}): there is no truth to compare with and no ghost. The line is the output chosen as target, or the likeliest class.`);
   }
 
   function table() {
