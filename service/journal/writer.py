@@ -61,7 +61,7 @@ class Commit(NamedTuple):
     seconds: float  # from taking the entries to the sync's return
     lag: float  # seconds from the oldest entry's append to the sync's return
     chunks: tuple[CommittedChunk, ...]
-    frames: tuple[tuple[int, bytes], ...] = ()  # as `Journal.read` returns them; none of a large commit
+    frames: tuple[tuple[int, bytes], ...]  # as `Journal.read` returns them
 
 
 class Journal:
@@ -85,7 +85,7 @@ class Journal:
         self._pending: dict[int, PendingChunk] = {}  # by model, in order of first append
         self._oldest = 0.0  # clock seconds at the first append of the pending entries
         self._in_flight: list[PendingChunk] = []
-        self._encoded: list[bytes] = []  # if they were written here
+        self._encoded: list[bytes] = []  # those, once they are written
         self._in_flight_oldest = 0.0
         self._ends: dict[int, int] = {}  # logical offset after the entries committed or in flight
         self._durable: dict[int, int] = {}
@@ -339,7 +339,6 @@ class Journal:
         if not self._in_flight:
             self._begin()
         batch, staged, started = self._in_flight, None, self._clock()
-        self._encoded = []
         may_stage = started >= self._wary_until and not self._begins_segment  # which the thread must not meet
         if may_stage and self._log.stages_quickly(sum(chunk.size for chunk in batch)):
             self._encoded = [chunk.encode() for chunk in batch]
@@ -353,7 +352,8 @@ class Journal:
         after it."""
         if staged is not None:
             return self._log.sync(staged)
-        return self._log.write([chunk.encode() for chunk in batch])
+        self._encoded = [chunk.encode() for chunk in batch]
+        return self._log.write(self._encoded)
 
     def _acknowledge(self, position: int, started: float) -> None:
         """Tell listeners and waiters that the commit in flight is durable. started: clock seconds of its beginning."""
@@ -368,6 +368,7 @@ class Journal:
         now = self._clock()
         ends = itertools.accumulate((FRAME.size + len(data) for data in self._encoded), initial=before)
         frames = tuple(zip(itertools.islice(ends, 1, None), self._encoded, strict=True))
+        self._encoded = []
         commit = Commit(position, now - started, now - self._in_flight_oldest, chunks, frames)
         for listener in self.on_commit:
             listener(commit)

@@ -108,7 +108,7 @@ class Feed:
         self._offsets.pop(model, None)
 
     def committed(self, frames: Sequence[tuple[int, bytes]]) -> None:
-        """Note a commit. frames: as the journal would return them, or none: they are read."""
+        """Note a commit. frames: as the journal would return them; without any, and beyond READ_BYTES, it is read."""
         self._fresh.extend(frames)
         if not frames or self._fresh[-1][0] - self._fresh[0][0] > READ_BYTES:
             self._fresh = []
@@ -163,7 +163,7 @@ class Feed:
     async def _read(self) -> bool:
         """Read a piece of the journal if there is something to read; return whether there was.
 
-        In a thread: after a restart, finding the place may need a scan of a whole segment. Small commits are here
+        In a thread: after a restart, finding the place may need a scan of a whole segment. The newest commits are here
         already.
         """
         scanned, reread = self.queues.scanned, self.queues.reread_at()

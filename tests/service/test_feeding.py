@@ -59,7 +59,7 @@ async def test_a_tick_is_answered_while_the_journal_is_read_for_the_trainer(tmp_
     assert {type(message) for message in inbox.got} == {LearnChunk}
 
 
-async def test_small_commits_are_fed_as_they_were_written_and_only_what_came_before_is_read(tmp_path, monkeypatch):
+async def test_commits_are_fed_as_they_were_written_and_only_what_came_before_is_read(tmp_path, monkeypatch):
     read, reads = SegmentLog.read, []
 
     def noted(self: SegmentLog, position: int, *args: Any) -> Any:
@@ -108,7 +108,7 @@ async def test_a_commit_that_the_feed_has_not_heard_of_is_read(tmp_path):
         feed.restart(journal.durable_position, {model.number: journal.durable_offset(model.number)})
         await live.tick(model, session, 1.0)
         await journal.flush()
-        feed.committed(())  # a large one: its frames are not kept
+        feed.committed(())  # of whose frames nothing is here
         await live.tick(model, session, 2.0)
         await journal.flush()
 
