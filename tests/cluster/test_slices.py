@@ -352,10 +352,11 @@ async def test_a_home_that_finds_entries_missing_learns_nothing_after_them_and_s
         await learn(found)
         await some_ticks([first, second], np.random.default_rng(4))
         number = shard_of_slice(HOME, 0, SHARDS)
+        await first.world.server.journal.flush()
         last = store.extents(number, 0)[-1]
-        await first.world.server.journal.flush()
-        await first.tick("pump-0", 1.0)
-        await first.world.server.journal.flush()
+        for value in (1.0, 2.0):  # an entry that will be missing too, and one behind the gap
+            await first.tick("pump-0", value)
+            await first.world.server.journal.flush()
         store.trim(number, last.offset + last.size + 1, set())
         await learn(found)
         ticks = home.world.trainer.models[1].learner.counts.ticks
