@@ -206,7 +206,7 @@ class Viewing:
         return self._samplers[model]
 
     def forget_samples(self) -> None:
-        """Forget the samples of models that nobody has watched for KEPT_S, or that are deleted."""
+        """Forget the samples of models that were not watched for KEPT_S, or that are deleted."""
         now = self._clock()
         excess = len(self._unused) - MAX_KEPT
         for n, (model, since) in enumerate(list(self._unused.items())):

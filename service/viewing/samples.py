@@ -177,7 +177,7 @@ class Sampler:
         if self._mark is not None and now - self._mark.clock < SAMPLE_S:
             return False
         before, self._mark = self._mark, mark(self._seen, self._model)
-        if before is None or self._mark.clock - before.clock > LONGEST_S:  # nobody looked meanwhile
+        if before is None or self._mark.clock - before.clock > LONGEST_S:  # there was no look meanwhile
             return False
         self._samples.append(sample(before, self._mark))
         self.taken += 1

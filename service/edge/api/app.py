@@ -40,7 +40,7 @@ INDEX = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the application is told. host: as the operator wrote it in the setting `http`.
+    """Settings of the application. host: as the operator wrote it in the setting `http`.
 
     write_s: the time that a client may take for each piece of a reply.
     """

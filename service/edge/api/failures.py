@@ -74,10 +74,10 @@ def ours(error: Exception) -> ServiceError:
 
 def facts(error: ServiceError, http: str = "") -> dict[str, Any]:
     """Return the body of the reply. http: of a model on another node, the HTTP address of that node."""
-    told = {"reason": reason_of(error).upper(), "field": error.field, "value": error.value, "remedy": error.remedy}
+    found = {"reason": reason_of(error).upper(), "field": error.field, "value": error.value, "remedy": error.remedy}
     if isinstance(error, Moved):
-        told |= {"address": error.address, "http": http}
-    return {"error": told}
+        found |= {"address": error.address, "http": http}
+    return {"error": found}
 
 
 def headers(error: ServiceError) -> dict[str, str]:

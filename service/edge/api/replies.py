@@ -12,7 +12,7 @@ Key = tuple[str, str]  # tenant, and path with query
 
 
 class Replies:
-    """Replies by tenant and target. Whoever asks for one that is being made waits for it. For the event loop."""
+    """Replies by tenant and target. A caller that asks for one that is being made waits for it. For the event loop."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """clock: monotonic seconds."""

@@ -57,7 +57,7 @@ class Parameters(NamedTuple):
 
 
 def parameters(sent: Mapping[str, Any]) -> Parameters:
-    """Return the parameters. Raises Invalid for one of another type; names that nobody has reserved are ignored."""
+    """Return the parameters. Raises Invalid for one of another type; names that are not reserved are ignored."""
     for name in sent:
         if name.startswith("triton_") and name not in KNOWN_TRITON:
             text = f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name[:80]}'"

@@ -203,5 +203,5 @@ def _readiness(ready: bool, facts: dict[str, str]) -> Reply:
 
 def refusal(error: ServiceError) -> Reply:
     """Return the reply to an error: its text where the protocol's clients look, and what ours look for beside it."""
-    told = failures.facts(error)["error"] | {"error": str(error)}
-    return Reply(failures.STATUS[type(error)], json.dumps(told).encode(), headers=failures.headers(error))
+    found = failures.facts(error)["error"] | {"error": str(error)}
+    return Reply(failures.STATUS[type(error)], json.dumps(found).encode(), headers=failures.headers(error))

@@ -64,7 +64,7 @@ export function createChoices({ root, api, store, route, unpin, message }) {
       const now = route.get();
       const without = { stream: { streams: now.streams.filter((id) => id !== value) }, target: { target: "" }, ghost: { ghost: "open" }, step: { step: 1 } }[field];
       if (!without || (field === "stream" && !now.streams.includes(value))) return false;
-      message(`${why} The page goes on without it.`, { bad: true });
+      message(`${why} The page continues without it.`, { bad: true });
       unpin();
       route.set(without, { replace: true });
       return true;

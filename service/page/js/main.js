@@ -53,7 +53,7 @@ const api = createApi({
       tokensAsked += 1;
       asking = null;
       root.replaceChildren();
-      if (!store.info) return; // at the start: it goes on from there
+      if (!store.info) return; // at the start: it continues from there
       chrome(true);
       queueMicrotask(show);
     })();
@@ -285,7 +285,7 @@ async function start() {
 async function again() {
   try {
     store.info = await api.get("/");
-    location.reload(); // whatever the page missed at its start, it starts anew
+    location.reload(); // whatever the page missed at its start, it starts again
   } catch {
     setTimeout(again, 2000);
   }

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-/** Fill `list` (role=tablist) with views [{id, title}]; onselect(id). Returns {select(id)}, which shows it and calls nobody. */
+/** Fill `list` (role=tablist) with views [{id, title}]; onselect(id). Returns {select(id)}, which shows it and calls nothing. */
 export function tabs(list, views, onselect) {
   const buttons = views.map(({ id, title }) =>
     el("button", { type: "button", role: "tab", id: `tab-${id}`, "data-testid": `tab-${id}`, "aria-selected": "false", "aria-controls": "view", tabindex: "-1", onclick: () => onselect(id) }, title));

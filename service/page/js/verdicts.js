@@ -53,7 +53,7 @@ export function marks(events, place, width, apart = 14) {
   return asideOf(made);
 }
 
-/** Move marks of a lane that stand on each other aside, as far as they can be told apart, in the order of time. */
+/** Move marks of a lane that stand on each other aside, so that they can be distinguished, in the order of time. */
 function asideOf(made) {
   const free = {};
   for (const mark of made) {
@@ -66,7 +66,7 @@ function asideOf(made) {
 /** One sentence on an event. */
 export function tell(event) {
   const version = event.version, reason = event.reason || "";
-  const told = {
+  const words = {
     created: () => `The model was created and version ${version} serves.`,
     published: () => `The candidate became version ${version} and serves.`,
     promoted: () => `Version ${version} was promoted by hand: it serves, and is the anchor.`,
@@ -80,7 +80,7 @@ export function tell(event) {
     changed: () => `Settings of learning changed: ${reason}.`,
     skipped: () => `A piece of the journal was left out: ${reason}.`,
   }[kindOf(event)];
-  return told ? told() : `${event.kind}${reason ? `: ${reason}` : ""}.`;
+  return words ? words() : `${event.kind}${reason ? `: ${reason}` : ""}.`;
 }
 
 const WHY = {

@@ -15,7 +15,7 @@ export function watching({ api, store, notices, onchange, ongone, paused }) {
   let open = null; // the newest stream, and its key; former ones stay open until it has greeted, so that their ghost lives on
   let openKey = "";
   const streams = new Set(); // all that are open
-  let pinned = null; // the ghost's version once it is known: a stream that is opened again goes on with the same one
+  let pinned = null; // the ghost's version once it is known: a stream that is opened again continues with the same one
   let shown = []; // the ids that the server chose where none are asked for, kept likewise
   let lost = false;
   let timer = 0;

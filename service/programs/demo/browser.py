@@ -13,13 +13,13 @@ DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
 def has_display(platform: str, variables: Mapping[str, str], terminal: bool) -> bool:
-    """Return whether somebody looks: a display, a terminal for our output, and no CI."""
+    """Return whether a person can see a page: a display, a terminal for our output, and no CI."""
     shown = platform in DESKTOPS or any(variables.get(name) for name in DISPLAYS)
     return shown and terminal and not variables.get("CI")
 
 
 def open_page(url: str) -> bool:
-    """Open a page if somebody looks; return whether a browser was started. A browser that fails is no error."""
+    """Open a page where it can be seen; return whether a browser was started. A browser that fails is no error."""
     if not has_display(sys.platform, os.environ, sys.stdout.isatty()):
         return False
     with contextlib.suppress(webbrowser.Error, OSError):

@@ -154,7 +154,7 @@ def _recovery(plan: Plan, errors: Errors, moment: Moment) -> Recovery:
 
 
 async def _close(report: Report, observed: Observed, server: ServerChild, wishes: Wishes, found: Sequence[str]) -> None:
-    """Print the last lines; with `keeps`, return when told to."""
+    """Print the last lines; with `keeps`, return on a signal."""
     if observed.reconnects:
         print(f"{'reconnects':<12}{observed.reconnects}, with {observed.lost} answers lost")
     ended = asyncio.Event()
