@@ -222,9 +222,11 @@ class Episode:
             folder, own = cluster.folder_of(name), cluster.number(name)
             files[model] = replay.Files.of(folder, own)
             learned = [verify.saved(path).get(own) for path in cluster.checkpoints(name)]
-            newest = max(filter(None, learned), key=lambda hosted: hosted.offset)
-            newest.number = model
-            verify.learning(self._part, chunks, files[model], newest)
+            # None: each trainer that had the model was restarting when its node left, and nothing was due to be saved
+            # before. What it had learned is compared by the versions that answered.
+            if newest := max(filter(None, learned), key=lambda hosted: hosted.offset, default=None):
+                newest.number = model
+                verify.learning(self._part, chunks, files[model], newest)
             redone = cluster.taken_again(name, REDONE)
             for told in load.told:
                 if told.model == model:
