@@ -15,7 +15,7 @@ from freshet import EventKind
 
 HORIZON = 3
 EVERY_S = 0.01  # between two ticks of the stream
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 class Living:
