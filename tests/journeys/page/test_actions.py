@@ -44,7 +44,7 @@ async def test_a_token_is_asked_for_kept_in_memory_and_decides_what_may_be_done(
     access.write_text(written(Entry(ADMIN, "default", "admin"), Entry(READER, "default", "predict")))
     access.chmod(0o600)
     guarded = ServerChild(tmp_path / "data", tmp_path / "log", settings={**QUICK, "access": str(access)})
-    looking.expected = ["401", "403", "503", "net::ERR_"]  # the last two where the server leaves before the window closes
+    looking.expected = ["401", "403", "503", "net::ERR_"]  # the last two: the server may leave before the window
     async with (
         guarded,
         freshet.connect(guarded.grpc, token=ADMIN, insecure_token=True) as client,
