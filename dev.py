@@ -37,8 +37,8 @@ INPUTS = tuple(
 LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "deploy", "dev.py")
 MINIMUM = (3, 11)
 # TLS keys; Prometheus for alerts and the dashboard's queries; failing system calls; a terminal; a proxy before nodes;
-# the browser that the live page is checked in.
-TOOLS = ("openssl", "prometheus", "strace", "tmux", "nginx", "chromium")
+# the browser that the live page is checked in, and Node for its modules.
+TOOLS = ("openssl", "prometheus", "strace", "tmux", "nginx", "chromium", "nodejs")
 GENERATORS = ("docs.stubs", "docs.generate", "deploy.version", "deploy.locks")
 COVERED = """\
 The figure counts lines of model, service and the SDK that ran in pytest or in a server, trainer or command that a test

@@ -1,33 +1,18 @@
 """The page's modules that need no document, run in Node: addresses, what is kept, windows, texts, the event stream."""
 
 import json
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "service" / "page" / "js"
-NODE = shutil.which("node")
-
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed: the page's modules run in no other way")
-
 
 @pytest.fixture(scope="module")
-def evaluate(tmp_path_factory):
+def evaluate(node):
     """A function that runs statements with `names` of `module` imported and returns the value of an expression."""
-    root = tmp_path_factory.mktemp("page")
-    shutil.copytree(SCRIPTS, root / "js")
-    (root / "package.json").write_text('{"type": "module"}', encoding="utf-8")  # else Node takes .js for CommonJS
 
     def run(module, names, value, before=""):
-        source = (
+        return node(
             f'import {{ {names} }} from "./js/{module}.js";\n{before}\nconsole.log(JSON.stringify({value} ?? null));'
         )
-        assert NODE is not None
-        done = subprocess.run([NODE, "--input-type=module"], input=source, cwd=root, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
 
     return run
 

@@ -1,32 +1,19 @@
 """Scales, sentences and layouts of the page's views, run in Node: the modules that draw nothing."""
 
 import json
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "service" / "page" / "js"
-NODE = shutil.which("node")
-
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed: the page's modules run in no other way")
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(node):
     """A function that runs the body of a module, with `names` of `module` imported, and returns what it `give`s."""
-    root = tmp_path_factory.mktemp("page")
-    shutil.copytree(PAGE, root / "js")
-    (root / "package.json").write_text('{"type": "module"}')  # node takes a file .js for a module only if told so
 
     def call(module, names, body):
-        source = f"import {{ {names} }} from {json.dumps(f'./js/{module}')};\n"
-        source += f"const give = (v) => console.log(JSON.stringify(v));\n{body}"
-        assert NODE
-        done = subprocess.run([NODE, "--input-type=module", "-e", source], cwd=root, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        give = "const give = (v) => console.log(JSON.stringify(v));"
+        return node(f"import {{ {names} }} from {json.dumps(f'./js/{module}')};\n{give}\n{body}")
 
     return call
 
@@ -162,7 +149,7 @@ def test_without_a_report_the_page_says_why(run, model, words):
 
 def test_the_healthy_ranges_are_those_of_the_page_on_learning(run):
     assert run("reading.js", "RATIO", "give([RATIO.low, RATIO.high]);") == [1e-4, 1e-2]
-    learning = (PAGE.parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
+    learning = (ROOT / "docs" / "learning.md").read_text(encoding="utf-8")
     assert "1e-4 to 1e-2" in learning
     assert "within two powers of ten of each other" in learning
     assert "below 0.9" in learning
