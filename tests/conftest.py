@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal import constants_ast
+from hypothesis.internal.conjecture import providers
 from xdist.scheduler import WorkStealingScheduling
 
 if TYPE_CHECKING:
@@ -31,14 +33,22 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test depends on the machine's speed. Without the long tests, Hypothesis tries each property a quarter as often.
+# No test depends on the machine's speed.
 MACHINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("quick", max_examples=25, **MACHINE)
-settings.register_profile("whole", max_examples=100, **MACHINE)
+CONSTANTS_OF_MODULES = providers._get_local_constants
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile("quick" if config.option.markexpr == "not long" else "whole")
+    """Choose how often Hypothesis tries each property: without the long tests, a quarter as often. Each run tries the
+    same examples, so that what passes here passes elsewhere; `--hypothesis-seed=N` tries others."""
+    repeatable = config.getoption("--hypothesis-seed") is None  # `derandomize` would have precedence over a seed
+    often = 25 if config.option.markexpr == "not long" else 100
+    settings.register_profile("freshet", max_examples=often, derandomize=repeatable, **MACHINE)
+    settings.load_profile("freshet")
+    if repeatable:
+        # Hypothesis also draws constants that it reads from the sources of all modules imported so far: which those are
+        # depends on the tests that ran before in the same process.
+        providers._get_local_constants = constants_ast.Constants
 
 
 def examples(whole: int) -> settings:
