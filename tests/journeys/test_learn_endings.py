@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +18,7 @@ from tests.journeys import crash
 from tests.journeys.crash import trainer_of, within
 from tests.journeys.raw import RawLearn, RawStream, channel_to
 from tests.journeys.scraped import scrape, scraped_until
+from tests.journeys.used import measured
 
 SPEC: dict[str, Any] = {"channels": ["x"], "task": "regress", "targets": ["q"], "hidden": 4}
 LEARNED, DURABLE = pb.LearnHello.LEARNED, pb.LearnHello.DURABLE
@@ -148,27 +148,25 @@ async def flood(call: RawLearn, windows: int = 3 * MAX_UNACKNOWLEDGED, steps: in
 
 
 async def test_a_million_values_in_a_message_within_the_limit_are_refused_and_take_no_memory_that_stays(tmp_path):
-    async with crash.a_server(tmp_path, max_message_bytes=8 << 20) as server, freshet.connect(server.grpc) as client:
-        await client.create_model("flow", **SPEC)
-        async with channel_to(server.grpc) as channel:
+    (tmp_path / "used").mkdir()
+    with measured(tmp_path / "used") as used:
+        async with crash.a_server(tmp_path, max_message_bytes=8 << 20) as server, channel_to(server.grpc) as channel:
+            async with freshet.connect(server.grpc) as client:
+                await client.create_model("flow", **SPEC)
             async with RawStream(channel, "flow", "pump") as stream:
                 await stream.tick(1, [1.0])
             async with RawLearn(channel, "flow", "mill") as call:
                 absurd = {"label": pb.StreamLabel(stream="pump", seq=1, y=[0.0] * 1_000_000)}
                 refused = await call.refusal(**absurd)
                 assert (refused.field, refused.value) == ("label.y", "1000000 values")
-                before = memory(server.pid)
+                before = await used.of(server.pid)
                 for _ in range(20):
                     await call.refusal(**absurd)
-                assert memory(server.pid) < before + (16 << 20), "twenty messages of 4 MB"
+                most = before + (16 << 20)
+                assert await used.at_most(most, server.pid) <= most, "twenty messages of 4 MB"
                 await call.say(label=pb.StreamLabel(stream="pump", seq=1, y=[1.0]))
                 await call.finish()
                 assert call.acknowledged.labels == 1
-
-
-def memory(pid: int) -> int:
-    """Bytes resident."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 async def test_the_sdk_goes_on_after_a_restart_and_raises_what_is_refused_where_it_is_told_to(tmp_path):

@@ -29,6 +29,7 @@ import freshet
 from service.programs.backtest.child import ServerChild
 from tests import memory
 from tests.journeys.scraped import scrape
+from tests.journeys.used import measured
 from tests.torture.decoders import SPEC, Decoder, decoders
 from tests.torture.mutate import Mutator
 from tests.torture.report import Part
@@ -184,26 +185,28 @@ async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS
     """Run each attack for `seconds` while a good client ticks, after a period without attack."""
     child = ServerChild(folder / "data", folder / "log", settings=BOUNDS)
     findings: list[str] = []
-    async with child, freshet.connect(child.grpc) as client, Abuser(child.grpc) as abuser:
-        await client.create_model("m", ["a", "b"], task="regress", targets=["q"], hidden=SPEC.hidden)
-        async with client.stream("m", "good") as stream:
-            for name in attacks:  # one-time allocations happen here
-                await abuser.attack(name, 0.1)
-            latency = {"quiet": (await medians(child, stream, asyncio.sleep(seconds)))[0]}
-            before, sent = Use.of(child.pid).rss, 0
-            for name in attacks:
-                latency[name], _, answer = await medians(child, stream, abuser.attack(name, seconds))
-                sent += answer
-            grown = (Use.of(child.pid).rss - before) / MiB
-            brief = min(seconds, UNBOUNDED_S)
-            latency[UNBOUNDED], peak, _ = await medians(child, stream, abuser.attack(UNBOUNDED, brief))
-        bugs = (await scrape(child.http)).total("grpc_server_handled_total", grpc_code="UNKNOWN")
-        if bugs:  # gRPC turns an unexpected exception into this status
-            findings.append(f"the server answered UNKNOWN {bugs:g} times")
-        if not child.running:
-            findings.append(f"the server ended{child.last_words()}")
-        elif await child.stop() != 0:
-            findings.append(f"the server did not drain{child.last_words()}")
+    (folder / "used").mkdir()
+    with measured(folder / "used") as used:
+        async with child, freshet.connect(child.grpc) as client, Abuser(child.grpc) as abuser:
+            await client.create_model("m", ["a", "b"], task="regress", targets=["q"], hidden=SPEC.hidden)
+            async with client.stream("m", "good") as stream:
+                for name in attacks:  # one-time allocations happen here
+                    await abuser.attack(name, 0.1)
+                latency = {"quiet": (await medians(child, stream, asyncio.sleep(seconds)))[0]}
+                before, sent = await used.of(child.pid), 0
+                for name in attacks:
+                    latency[name], _, answer = await medians(child, stream, abuser.attack(name, seconds))
+                    sent += answer
+                grown = (await used.at_most(before + MAY_GROW, child.pid) - before) / MiB
+                brief = min(seconds, UNBOUNDED_S)
+                latency[UNBOUNDED], peak, _ = await medians(child, stream, abuser.attack(UNBOUNDED, brief))
+            bugs = (await scrape(child.http)).total("grpc_server_handled_total", grpc_code="UNKNOWN")
+            if bugs:  # gRPC turns an unexpected exception into this status
+                findings.append(f"the server answered UNKNOWN {bugs:g} times")
+            if not child.running:
+                findings.append(f"the server ended{child.last_words()}")
+            elif await child.stop() != 0:
+                findings.append(f"the server did not drain{child.last_words()}")
     if grown * MiB > MAY_GROW:
         findings.append(f"the server grew by {grown:.0f} MiB")
     log = (folder / "log").read_text(errors="replace")  # gRPC logs bad input there

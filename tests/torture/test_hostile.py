@@ -69,6 +69,15 @@ async def test_a_server_that_fails_on_a_message_is_detected(tmp_path, monkeypatc
     assert any("UNKNOWN" in finding for finding in found["findings"]), found
 
 
+@pytest.mark.long
+async def test_a_server_that_keeps_what_its_calls_bring_is_detected(tmp_path, monkeypatch):
+    mutate(monkeypatch, tmp_path, KEEPS)
+
+    found = await hostile.on_port(tmp_path, 0.2, ["mutated messages"])
+
+    assert any("the server grew by" in finding for finding in found["findings"]), found
+
+
 TRIPS = """
 import sys
 if "service.cli" in sys.orig_argv:
@@ -76,4 +85,16 @@ if "service.cli" in sys.orig_argv:
     def columns(message, channels):
         return 1 / 0
     wire.columns = columns
+"""
+
+# An attack makes at least 160 calls, of which 64 suffice.
+KEEPS = """
+import sys
+if "service.cli" in sys.orig_argv:
+    from service.edge.guard.strangers import Strangers
+    kept, inner = [], Strangers.admit
+    def admit(self, peer):
+        kept.append(b"x" * (1 << 20))
+        inner(self, peer)
+    Strangers.admit = admit
 """
