@@ -12,7 +12,7 @@ import pytest
 from freshet.v1 import models_pb2
 from service.cluster.hosting.joining import joined
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def event(model: str) -> models_pb2.ModelEvent:

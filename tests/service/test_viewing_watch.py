@@ -22,7 +22,7 @@ from service.viewing.looks import Viewing
 from service.viewing.seen import VIEWER_QUEUE, Ended, Subject, Viewer
 from tests.service.one_process import World, key, world
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Watched:

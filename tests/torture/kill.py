@@ -118,7 +118,7 @@ class Episode:
         shutil.rmtree(copy)
 
     async def _kill_trainer(self, server: ServerChild, load: Load, seam: str) -> bool:
-        async with asyncio.timeout(HIT_S):
+        async with asyncio.timeout(crash.DEADLINE_S):
             while not trainer_of(server):
                 await load.next_answer()
         if seam == RANDOM_TRAINER:
