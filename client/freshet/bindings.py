@@ -67,7 +67,7 @@ class Bindings:
         return len(self._count) - 1
 
     def drop_leg(self, leg: int) -> None:
-        """Release the number of a call without streams."""
+        """Release the number of a call that has ended, without streams: a later one may have it."""
         self._free_legs.append(leg)
 
     def streams_of(self, leg: int) -> int:

@@ -292,6 +292,9 @@ class Mux:
             await leg.run()
         except Exception as error:
             self._fail(error)
+        finally:
+            if leg.closed:  # not before: until it has ended, its writer takes what is to be bound under its number
+                self._bindings.drop_leg(leg.number)
 
     def _leg_at(self, address: str) -> Leg:
         """Return the call to a node, a new one if there is none."""
@@ -344,7 +347,6 @@ class Mux:
         if self._home is leg:
             self._home = to
         del self._legs[leg.number]
-        self._bindings.drop_leg(leg.number)
         leg.close()
 
     def _reached(self, leg: Leg) -> bool:
