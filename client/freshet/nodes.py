@@ -169,10 +169,12 @@ class Nodes:
                 if decision.start is not None:
                     begun, since = [*begun, decision.start], loop.time()
                     continue
-                for one, state in seen.items():
-                    if states[one] is State.WAITING and (one not in watches or watches[one].done()):
-                        watches[one] = asyncio.create_task(self.channel(one).wait_for_state_change(state))
-                await asyncio.wait(watches.values(), timeout=decision.wait_s, return_when=asyncio.FIRST_COMPLETED)
+                waiting = [one for one in begun if states[one] is State.WAITING]  # only these: others are done already
+                for one in waiting:
+                    if one not in watches or watches[one].done():
+                        watches[one] = asyncio.create_task(self.channel(one).wait_for_state_change(seen[one]))
+                changes = [watches[one] for one in waiting]
+                await asyncio.wait(changes, timeout=decision.wait_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for watch in watches.values():
                 watch.cancel()

@@ -12,6 +12,7 @@ import pytest
 
 import freshet
 from freshet import nodes as known
+from freshet.search import Search
 from freshet.target import Address
 from freshet.v1 import models_pb2
 from freshet.v1 import streams_pb2 as pb
@@ -139,6 +140,46 @@ async def test_names_are_resolved_to_addresses_with_the_port():
     found = await known.resolve(Address("localhost", 8300))
     assert "127.0.0.1:8300" in found
     assert set(found) <= {"127.0.0.1:8300", "[::1]:8300"}
+
+
+# --- connections
+
+
+class Watched:
+    """A channel whose state the test sets. looks: how often that was asked for."""
+
+    def __init__(self) -> None:
+        self.state, self.looks, self._changed = grpc.ChannelConnectivity.CONNECTING, 0, asyncio.Event()
+        self.watched = asyncio.Event()
+
+    def become(self, state: grpc.ChannelConnectivity) -> None:
+        self.state = state
+        self._changed.set()
+
+    def get_state(self, try_to_connect: bool) -> grpc.ChannelConnectivity:
+        assert try_to_connect
+        self.looks += 1
+        return self.state
+
+    async def wait_for_state_change(self, last: grpc.ChannelConnectivity) -> None:
+        self.watched.set()
+        await self._changed.wait()
+
+
+async def test_a_node_that_refuses_does_not_keep_the_loop_busy_while_another_connects():
+    channels = {"h1:1": Watched(), "h2:2": Watched()}
+    nodes = known.Nodes(list(channels), channels.__getitem__)  # type: ignore[arg-type]
+    first, second = (channels[one] for one in nodes.order("m"))
+    reached = asyncio.create_task(nodes.reach(Search(), "m"))
+    await first.watched.wait()
+    first.become(grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+    await second.watched.wait()
+    before = second.looks
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert second.looks <= before + 1
+    second.become(grpc.ChannelConnectivity.READY)
+    assert channels[await reached] is second
 
 
 # --- unary calls
