@@ -185,9 +185,9 @@ def test_the_next_steps_stand_behind_the_newest_tick_at_the_usual_distance(evalu
 
 def test_numbers_lengths_of_time_and_names_as_text(evaluate):
     numbers = "[number(1234.5678), number(0.00001234), number(null), number(-0.5), count(1234567)]"
-    assert evaluate("format", "number, count", numbers) == ["1235", "1.23e−5", "–", "−0.5", "1\u202f234\u202f567"]
-    shares = "[percent(0.8), percent(0.084), times(2.41), times(1.024)]"
-    assert evaluate("format", "percent, times", shares) == ["80 %", "8.4 %", "2.4 times", "1.02 times"]
+    assert evaluate("format", "number, count", numbers) == ["1235", "1.23·10⁻⁵", "–", "−0.5", "1\u202f234\u202f567"]
+    shares = "[percent(0.8), percent(0.084), percent(0.0012345), times(2.41), times(1.024)]"
+    assert evaluate("format", "percent, times", shares) == ["80 %", "8.4 %", "0.12 %", "2.4 times", "1.02 times"]
     spans = "[duration(0.0008), duration(0.0125), duration(90), duration(null)]"
     assert evaluate("format", "duration", spans) == ["800 µs", "12.5 ms", "1.5 min", "–"]
     assert evaluate("format", "short", "[short('abcdefghij', 5), short('🚕🚕🚕', 3)]") == ["ab…ij", "🚕🚕🚕"]

@@ -1,6 +1,7 @@
 """Scales, sentences and layouts of the page's views, run in Node: the modules that draw nothing."""
 
 import json
+import re
 
 import pytest
 
@@ -82,12 +83,26 @@ def test_more_values_than_pixels_keep_their_peaks(run):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [("0", "0"), ("0.0123456", "0.0123"), ("12345.6", "12346"), ("1e-4", "10⁻⁴"), ("3.2e-7", "3.2·10⁻⁷"),
+    [("0", "0"), ("0.0123456", "0.0123"), ("12345.6", "12\u202f346"), ("1e-4", "10⁻⁴"), ("3.2e-7", "3.2·10⁻⁷"),
      ("2e12", "2·10¹²"),
      ("-0.5", "−0.5"), ("NaN", "–"), ("null", "–"), ("Infinity", "∞")],
 )  # fmt: skip
 def test_numbers_are_brief(run, number, text):
-    assert run("scale.js", "brief", f"give(brief({number}));") == text
+    assert run("format.js", "brief", f"give(brief({number}));") == text
+
+
+def test_one_notation_of_numbers_is_on_the_page_and_a_csv_has_them_in_full(run):
+    body = """give([number(1.23456789e-5), brief(1.23456789e-5), duration(1.5e-8), percent(1e-6),
+      csv(["v"], [[1.23456789e-5]])]);"""
+    *shown, saved = run("format.js", "brief, csv, duration, number, percent", body)
+    assert shown == ["1.23·10⁻⁵", "1.2·10⁻⁵", "0.015 µs", "10⁻⁴ %"]
+    assert float(saved.split()[1]) == 1.23456789e-5
+
+
+def test_no_module_but_one_makes_text_of_digits():
+    scripts = (ROOT / "service" / "page" / "js").rglob("*.js")
+    own = re.compile(r"toFixed|toExponential|toLocaleString|\d,\d{3}\b.*unless|\b\d(\.\d+)?e-\d+ to")
+    assert [script.name for script in scripts if own.search(script.read_text(encoding="utf-8"))] == ["format.js"]
 
 
 def test_an_axis_has_round_numbers_and_not_more_than_fit(run):
@@ -211,7 +226,7 @@ def test_the_numbers_of_a_verdict_are_explained_and_unknown_ones_are_shown(run):
     rows = {row["name"]: row for row in run("verdicts.js", "explain", body)}
     assert rows["score"]["words"].endswith("20 % better than the anchor.")
     assert rows["labels"]["words"] == "Labels learned since the verdict before."
-    assert rows["odd"] == {"name": "odd", "value": "7", "words": ""}
+    assert rows["odd"] == {"name": "odd", "value": "7", "raw": 7, "words": ""}
     assert rows["loss"]["value"] == "not finite"
 
 
@@ -330,7 +345,7 @@ def test_freshness_is_compared_with_what_is_aimed_at(run):
       readFreshness(null)]);"""
     late, fresh, unknown, nothing = run("reading.js", "readFreshness", body)
     assert "more than the 2 s" in late
-    assert late.endswith("Half of the labels serve within 0.4 s.")
+    assert late.endswith("Half of the labels serve within 400 ms.")
     assert "within the 2 s" in fresh
     assert unknown == "The oldest label that is not judged yet has waited 1 s."
     assert nothing == ""

@@ -2,14 +2,26 @@
 
 export const NONE = "–"; // what is shown where there is no value
 
-/** A number with `digits` significant digits, grouped from 10⁴ on and with an exponent where it is very small or large; "–" for none. */
+const SUPER = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/**
+ * A number with `digits` significant digits: grouped from 10⁴ on, as a power of ten below 0.001 and from 10⁷ on; "–" for none. Axes,
+ * legends, tables and sentences write numbers with this one function; a CSV has them in full.
+ */
 export function number(value, digits = 4) {
-  if (typeof value !== "number" || !Number.isFinite(value)) return NONE;
+  if (typeof value !== "number" || Number.isNaN(value)) return NONE;
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 10 ** Math.max(7, digits) || size < 1e-4) return value.toExponential(Math.max(0, digits - 2)).replace("e+", "e").replace("-", "−").replace("e-", "e−");
-  const places = Math.max(0, Math.min(6, digits - 1 - Math.floor(Math.log10(size))));
-  return count(Number(value.toFixed(places)));
+  if (size >= 1e-3 && size < 10 ** Math.max(7, digits)) return count(Number(value.toFixed(Math.max(0, digits - 1 - Math.floor(Math.log10(size))))));
+  const [digit, power] = size.toExponential(Math.max(0, digits - 2)).split("e");
+  const tens = `10${Number(power) < 0 ? "⁻" : ""}${[...String(Math.abs(Number(power)))].map((one) => SUPER[one]).join("")}`;
+  return `${value < 0 ? "−" : ""}${Number(digit) === 1 ? "" : `${Number(digit)}·`}${tens}`;
+}
+
+/** A number in few characters: `number` with three significant digits. */
+export function brief(value) {
+  return number(value, 3);
 }
 
 /** An integer (or decimal as it is) with thin spaces between thousands from 10⁴ on; "–" for none. */
@@ -20,12 +32,13 @@ export function count(value) {
   return (value < 0 ? "−" : "") + grouped + (rest ? `.${rest}` : "");
 }
 
-/** A share in 0…1 as a percentage with one decimal below 10 % where it says more; "–" for none. */
+/** A share in 0…1 as a percentage: whole from 10 % on, with one decimal below it where that says more, two digits below 1 %; "–" for none. */
 export function percent(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return NONE;
   const hundred = value * 100;
+  if (Math.abs(hundred) < 1) return `${number(hundred, 2)} %`;
   const places = Math.abs(hundred) < 10 && Math.abs(hundred - Math.round(hundred)) > 0.05 ? 1 : 0;
-  return `${hundred.toFixed(places)} %`;
+  return `${count(Number(hundred.toFixed(places)))} %`;
 }
 
 /** A ratio as "2.4 times", with enough digits near one to tell it from one. */

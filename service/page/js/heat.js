@@ -2,8 +2,8 @@
 // Everything of the picture is drawn on the one canvas, so that its PNG is complete. Owned by a view: mount, draw, destroy.
 
 import { announced, el } from "./dom.js";
-import { short } from "./format.js";
-import { brief, colourOf, pool, wholes } from "./scale.js";
+import { brief, short } from "./format.js";
+import { colourOf, pool, wholes } from "./scale.js";
 
 const TOP = 4, AXIS = 36, LEGEND = 32, TEXT = 18, LEFT_MOST = 150, GUTTER = 14; // pixels
 const NARROW = 420; // below it the legend's text stands under its colours

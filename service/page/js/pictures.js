@@ -1,7 +1,8 @@
 // Pictures for heat.js: which rows, how high, on which scale, and what a cell says. Pure: no DOM.
 
-import { around, beyond, brief, percent, recentLog } from "./scale.js";
+import { brief, percent } from "./format.js";
 import { reach } from "./reading.js";
+import { around, beyond, recentLog } from "./scale.js";
 
 // By the number of layers, at most: the height of the newest report's row, how many earlier ones stand below it, the gap.
 const LAG_ROWS = [

@@ -1,7 +1,8 @@
 // What the pictures of the gradient and of the state mean, in one sentence each. Pure: no DOM.
 // The healthy ranges and their words are those of docs/learning.md, "Read the gradient view".
 
-import { brief, count, percent, quantile } from "./scale.js";
+import { brief, duration, percent } from "./format.js";
+import { count, quantile } from "./scale.js";
 
 export const FADED = 0.01; // of the largest of a layer: what is smaller moves its weights by nothing that counts
 export const RATIO = { low: 1e-4, high: 1e-2 }; // healthy sizes of an update relative to the weights
@@ -139,8 +140,7 @@ export function readLatency(samples) {
   const known = samples.filter(({ latency_p99: v }) => Number.isFinite(v));
   if (!known.length) return "";
   const middle = (list, key) => quantile(Float64Array.from(list.map((sample) => sample[key])).sort(), 0.5);
-  const ms = (v) => (v >= 0.1 ? `${brief(Number(v.toFixed(2)))} s` : `${brief(v * 1000)} ms`);
-  const start = `Half of the messages are answered within ${ms(middle(known.filter(({ latency_p50: v }) => Number.isFinite(v)), "latency_p50"))}, 99 % within ${ms(middle(known, "latency_p99"))}`;
+  const start = `Half of the messages are answered within ${duration(middle(known.filter(({ latency_p50: v }) => Number.isFinite(v)), "latency_p50"))}, 99 % within ${duration(middle(known, "latency_p99"))}`;
   const busy = known.filter((sample) => sample.learning_share >= BUSY), idle = known.filter((sample) => sample.learning_share < BUSY);
   if (busy.length < LEAST_SECONDS || idle.length < LEAST_SECONDS) {
     const only = busy.length >= LEAST_SECONDS ? "; it learned all the time, so that there is nothing to compare with" : idle.length >= LEAST_SECONDS ? "; it did not learn" : "";
@@ -148,13 +148,13 @@ export function readLatency(samples) {
   }
   const [with_, without] = [middle(busy, "latency_p99"), middle(idle, "latency_p99")], change = with_ / without - 1;
   const verdict = Math.abs(change) < 0.1 ? "learning does not disturb it" : `${percent(Math.abs(change))} ${change > 0 ? "more" : "less"} than without`;
-  return `${start}. While it learns, p99 is ${ms(with_)}, without ${ms(without)}: ${verdict}.`;
+  return `${start}. While it learns, p99 is ${duration(with_)}, without ${duration(without)}: ${verdict}.`;
 }
 
 /** Reads freshness. sample: the newest; target: seconds within which a label should be judged, or null. */
 export function readFreshness(unjudged, served, target) {
   if (!Number.isFinite(unjudged)) return "";
-  const s = (v) => `${brief(Number(v.toPrecision(2)))} s`;
+  const s = (v) => duration(Number(v.toPrecision(2)));
   const start = `The oldest label that is not judged yet has waited ${s(unjudged)}`;
   const aim = !Number.isFinite(target) ? "" : unjudged > target ? `, more than the ${s(target)} that are aimed at: the trainer is behind` : `, within the ${s(target)} that are aimed at`;
   return `${start}${aim}.${Number.isFinite(served) ? ` Half of the labels serve within ${s(served)}.` : ""}`;

@@ -111,28 +111,6 @@ export function pool(values, cells) {
   return pooled;
 }
 
-const SUPER = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-
-/** A number in few characters: three significant digits; as a power of ten below 0.001 and from 100,000. */
-export function brief(v) {
-  if (v == null || Number.isNaN(v)) return "–";
-  if (!Number.isFinite(v)) return v > 0 ? "∞" : "−∞";
-  const size = Math.abs(v), sign = v < 0 ? "−" : "";
-  if (size === 0) return "0";
-  if (size >= 1e-3 && size < 1e5) return sign + String(Number(size.toPrecision(size >= 1000 ? 5 : 3)));
-  const [digits, power] = size.toExponential(1).split("e");
-  const raised = [...String(Math.abs(Number(power)))].map((d) => SUPER[Number(d)]).join("");
-  const tens = `10${Number(power) < 0 ? "⁻" : ""}${raised}`;
-  return sign + (Number(digits) === 1 ? tens : `${Number(digits)}·${tens}`);
-}
-
-/** A share 0..1 as percent, of two significant digits below 1 %. */
-export function percent(share) {
-  if (share == null || !Number.isFinite(share)) return "–";
-  const v = share * 100;
-  return `${v === 0 ? 0 : Math.abs(v) >= 1 ? Math.round(v) : Number(v.toPrecision(2)) || 0} %`;
-}
-
 /** `n` and a noun, in the plural unless it is one. */
 export function count(n, noun, plural = `${noun}s`) {
   return `${n === 1 ? "one" : n} ${n === 1 ? noun : plural}`;

@@ -1,7 +1,8 @@
 // Events and verdicts of a model in words, and where their marks stand on a time axis. Pure: no DOM.
 // What the numbers mean is said in docs/concepts.md and service/common/gate.py.
 
-import { brief, count, percent } from "./scale.js";
+import { brief, duration, number, percent } from "./format.js";
+import { count } from "./scale.js";
 
 const WORSE = 1e4, LARGEST = 1e300; // evidence that vetoes, unless worse_evidence is set; "not finite" on the wire
 
@@ -91,22 +92,22 @@ const WHY = {
   drift: "The drift reaction of the model returns to the anchor.",
 };
 
-/** The numbers of a verdict in words: [{name, value, words}], known ones first. */
+/** The numbers of a verdict in words: [{name, value (text), raw (the number), words}], known ones first. */
 export function explain(event) {
   const numbers = event.numbers || {};
   const known = Object.keys(NUMBERS).filter((name) => name in numbers);
   const others = Object.keys(numbers).filter((name) => !(name in NUMBERS)).sort();
   const rows = [...known, ...others].map((name) => {
     const v = numbers[name];
-    return { name, value: v >= LARGEST ? "not finite" : brief(v), words: NUMBERS[name] ? NUMBERS[name](v, numbers) : "" };
+    return { name, value: v >= LARGEST ? "not finite" : brief(v), raw: v, words: NUMBERS[name] ? NUMBERS[name](v, numbers) : "" };
   });
-  return [{ name: "offset", value: String(event.offset ?? "–"), words: "Entries of the model's journal before it." }, ...rows];
+  return [{ name: "offset", value: number(event.offset, 12), raw: event.offset ?? null, words: "Entries of the model's journal before it." }, ...rows];
 }
 
 const NUMBERS = {
   evidence: (v) => v >= WORSE
-    ? `Against the candidate: at 10,000, unless worse_evidence is set, it counts as worse than the anchor.`
-    : `Against the candidate: about 1 while it is not worse than the anchor; it is refused from 10,000 on, unless worse_evidence is set.`,
+    ? `Against the candidate: at ${number(WORSE)}, unless worse_evidence is set, it counts as worse than the anchor.`
+    : `Against the candidate: about 1 while it is not worse than the anchor; it is refused from ${number(WORSE)} on, unless worse_evidence is set.`,
   labels: () => "Labels learned since the verdict before.",
   loss: () => "The candidate's loss per label since then: scaled, clipped, and mapped to 0..1.",
   score: (v, all) => "mean_score" in all
@@ -118,7 +119,7 @@ const NUMBERS = {
   blocks: (v) => `${count(v, "block")} of 32 labels since the test began.`,
   movement: (v) => `The weights moved by ${percent(v)} of their size since the version before; beyond max_movement (4, unless set) it is refused.`,
   parity_error: () => "Largest difference between the answers of ONNX and NumPy, in scaled units; beyond 10⁻⁵ it is refused.",
-  export_s: (v) => `Writing and checking the version took ${brief(v * 1000)} ms.`,
+  export_s: (v) => `Writing and checking the version took ${duration(v)}.`,
 };
 
 function compared(score, other, than) {

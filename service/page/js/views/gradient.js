@@ -1,12 +1,11 @@
 // Gradient flow: how far back it reaches, how large it is, and what an update does to the weights.
 
 import { el } from "../dom.js";
-import { clock, moment } from "../format.js";
+import { brief, clock, moment, percent } from "../format.js";
 import { heat } from "../heat.js";
 import { panel } from "../panel.js";
 import { lagPicture } from "../pictures.js";
 import { RATIO, noReport, readLags, readLayers, readNorm, readRatio } from "../reading.js";
-import { brief, percent } from "../scale.js";
 import { colours } from "../theme.js";
 import { samplesPanel, sheet } from "./kit.js";
 
@@ -118,7 +117,7 @@ function ratio(ctx) {
     name: "ratio", title: "Update / weights", sync: "gradient", charts: [only], nothing: () => noReport(ctx.store.model), file: file(ctx),
     legend: [{ label: "update / weights", colour: "served" }, { label: "healthy: 10⁻⁴ to 10⁻²", colour: "interval", kind: "area" }],
     help: "How large an update is, relative to the weights that it changes; logarithmic.",
-    doc: "update_ratio: size of an update relative to the weights. Healthy: 1e-4 to 1e-2. Above: lower learning_rate; below: raise it.\nFrom docs/learning.md, “Read the gradient view”.",
+    doc: "update_ratio: size of an update relative to the weights. Healthy: 10⁻⁴ to 10⁻². Above: lower learning_rate; below: raise it.\nFrom docs/learning.md, “Read the gradient view”.",
   });
   return {
     ...made,

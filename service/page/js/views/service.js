@@ -1,10 +1,9 @@
 // Service: how fast it answers while it learns, how fresh what it answers with is, and what it refused.
 
 import { el } from "../dom.js";
-import { count, duration, number } from "../format.js";
+import { brief, count, duration, number, percent } from "../format.js";
 import { panel } from "../panel.js";
 import { readFreshness, readLatency } from "../reading.js";
-import { brief, percent } from "../scale.js";
 import { samplesPanel, sheet } from "./kit.js";
 
 const EVERY = 2000; // ms between two looks at the process

@@ -3,9 +3,8 @@
 import { chart } from "../chart.js";
 import { columnsOf, columnsOfVersions } from "../columns.js";
 import { announced, el, setText, table } from "../dom.js";
-import { clock, moment } from "../format.js";
+import { brief, clock, moment } from "../format.js";
 import { panel } from "../panel.js";
-import { brief } from "../scale.js";
 import { colours } from "../theme.js";
 import { MARKS, beginning, consequence, explain, gateRows, kindOf, readTimeline, shownEvents, tell } from "../verdicts.js";
 import { picker, sheet } from "./kit.js";
@@ -167,9 +166,9 @@ function chosenOf(state, events) {
 function verdict(ctx, state, choose) {
   let rows = [];
   const made = panel({
-    name: "verdict", title: "The verdict in words", file: file(ctx), newest: false, table: () => ({ columns: ["number", "value", "meaning"], rows: rows.map(({ name, value, words }) => [name, value, words]) }),
+    name: "verdict", title: "The verdict in words", file: file(ctx), newest: false, table: () => ({ columns: ["number", "value", "meaning"], rows: rows.map(({ name, raw, words }) => [name, raw, words]) }),
     help: "The numbers that the gate decided by. The newest event is shown until another one is chosen.",
-    doc: "Evidence: the candidate and the anchor are scored on the same labels; a bet is placed on “the candidate is worse”, and the evidence is its wealth. It grows only while the candidate is worse, so false alarms are rare however often one looks. About 1: not worse. From worse_evidence (10,000 unless set): vetoed, and learning returns to the anchor. A contender becomes the anchor after enough scored labels, if the evidence is below the square root of that.\nFrom docs/concepts.md, “What learns”.",
+    doc: "Evidence: the candidate and the anchor are scored on the same labels; a bet is placed on “the candidate is worse”, and the evidence is its wealth. It grows only while the candidate is worse, so false alarms are rare however often one looks. About 1: not worse. From worse_evidence (10 000 unless set): vetoed, and learning returns to the anchor. A contender becomes the anchor after enough scored labels, if the evidence is below the square root of that.\nFrom docs/concepts.md, “What learns”.",
   });
   const which = picker("Event", "verdict-event", (value) => choose(value === "" ? null : shownEvents(ctx.store.events)[Number(value)]));
   made.tools.append(which.element);
