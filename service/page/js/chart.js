@@ -1,5 +1,6 @@
 // A line chart: uPlot with our colours, keyboard, zoom, marks of events and resizing. One chart draws one set of columns.
 
+import { WHOLE, alone, joined, logLabels } from "./axes.js";
 import { fingers, level, markOf, vertical } from "./decorations.js";
 import { NONE, moment, number, timeLabels } from "./format.js";
 import { colours, onTheme } from "./theme.js";
@@ -8,26 +9,31 @@ export { markOf };
 
 const FONT = "12px system-ui, sans-serif";
 const LEAST_DRAG = 8; // px; less is a click
+const MILLISECONDS = 104; // px of a label with thousandths of a second, and room beside it
+const LABEL = 30; // px between labels of y, at least
+const TALL = 160, LABEL_LOW = 16; // the same in a chart that is not as tall, so that it has two
+const AROUND = 56; // px above and below what is plotted
 
 /**
  * A chart in `host`:
  *
- *   chart(host, {label, series, bands, height, log, time, xlabel, xspace, ylabel, yformat, yrange, sync, onzoom, onlive, onpick, oncursor})
+ *   chart(host, {label, series, bands, height, log, time, xlabel, xspace, xpad, ylabel, yformat, yrange, sync, onzoom, onlive, onpick, oncursor})
  *
  * label: name for a screen reader. series: [{key, label, colour (token), width = 2, dash, points (true: circles), steps (true: stairs)}].
  * bands: [{low, high (keys), colour (token)}]. log: y on a log₁₀ scale. time: x are seconds since 1970 (shown in UTC), else plain numbers.
- * xspace: px between labels of x, at least. yformat(value): text of a value. yrange(min, max) → [min, max]. sync: charts with the same key share a cursor.
+ * xspace: px between labels of x, at least. xpad: room at both ends of x, in its unit. yformat(value): text of a value. yrange(min, max) → [min, max]. sync: charts with the same key share a cursor.
  * onzoom(from, to): after a drag or the + and − keys. onlive(): double click or Escape. onpick(index): click or Enter. oncursor(index | null, keyboard: whether
  * it is to be announced).
  *
- * Returns {set(columns, {from, to, now, time}) (columns: {x: […], KEY: […]}, equally long, null for a gap, x ascending),
+ * Returns {set(columns, {from, to, now, time, breaks}) (columns: {x: […], KEY: […]}, equally long, null for a gap, x ascending; breaks: places
+ * that no line leads to from the one before; a value with a gap at both sides is a dot),
  * marks([{x, kind, label}]), lines([{y, label, colour, dash}]), pick(x | null) (a line at what is open), cursor(index | null),
  * columns() (what is drawn), range() ([from, to] of x), describe(index) (one line of text), canvas (getter), destroy()}.
  */
 export function chart(host, options) {
-  const o = { label: "", series: [], bands: [], height: 220, log: false, time: false, xlabel: "", ylabel: "", xspace: 72, yformat: (value) => number(value), ...options };
+  const o = { label: "", series: [], bands: [], height: 220, log: false, time: false, xlabel: "", ylabel: "", xspace: 72, xpad: 0, yformat: (value) => number(value), ...options };
   let columns = { x: [] };
-  let view = {};
+  let view = { broken: new Set() };
   let time = o.time;
   let marks = [];
   let lines = [];
@@ -62,7 +68,6 @@ export function chart(host, options) {
 
   function settings() {
     const c = colours();
-    const plain = (u, splits) => splits.map((y) => (labelled(y, u.scales.y) ? y : null)); // a line for each label, no more
     const axis = { stroke: c.muted, font: FONT, grid: { stroke: c.grid, width: 1 }, ticks: { stroke: c.line, width: 1, size: 4 } };
     return {
       width: Math.max(120, host.clientWidth), height: o.height, legend: { show: false }, padding: [12, 28, 0, 0],
@@ -74,9 +79,9 @@ export function chart(host, options) {
       },
       scales: { x: { time, range: () => range() }, y: { distr: o.log ? 3 : 1, range: (_, low, high) => yRange(low, high) } },
       axes: [
-        { ...axis, size: (_, labels) => ((labels ?? []).some((text) => text?.includes("\n")) ? 44 : 28), space: o.xspace, gap: 4, ...(time ? { values: (_, splits, __, ___, increment) => timeLabels(splits, increment) } : { incrs: WHOLE, values: (_, splits) => splits.map((x) => number(x, 9)) }) },
-        { ...axis, ...(o.log ? { grid: { ...axis.grid, filter: plain }, ticks: { ...axis.ticks, filter: plain } } : {}), size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
-          values: (u, splits) => splits.map((y) => (y === null || (o.log && !labelled(y, u.scales.y)) ? "" : o.yformat(y))), ...(o.ylabel ? { label: o.ylabel, labelFont: FONT, labelSize: 18, labelGap: 0 } : {}) },
+        { ...axis, size: (_, labels) => ((labels ?? []).some((text) => text?.includes("\n")) ? 44 : 28), space: (u, _, min, max, width) => (time && ((max - min) * o.xspace) / width < 1 ? MILLISECONDS : o.xspace), gap: 4, ...(time ? { values: (_, splits, __, ___, increment) => timeLabels(splits, increment) } : { incrs: WHOLE, values: (_, splits) => splits.map((x) => number(x, 9)) }) },
+        { ...axis, space: o.height < TALL ? LABEL_LOW : LABEL, ...(o.log ? { splits: (u, _, min, max) => logLabels(min, max, (o.height - AROUND) / LABEL) } : {}), size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
+          values: (_, splits) => splits.map((y) => (y === null ? "" : o.yformat(y))), ...(o.ylabel ? { label: o.ylabel, labelFont: FONT, labelSize: 18, labelGap: 0 } : {}) },
       ],
       series: [{}, ...o.series.map((one) => line(one, c))],
       bands: o.bands.map(({ low, high, colour }) => ({ series: [indexOf(high), indexOf(low)], fill: c[colour] })),
@@ -91,7 +96,8 @@ export function chart(host, options) {
   function line({ label, colour, width = 2, dash, points = false, steps = false }, c) {
     return {
       label, stroke: c[colour] || "transparent", width, dash, spanGaps: false,
-      points: { show: points, size: 6, fill: c.surface },
+      gaps: (u, _, first, last, gaps) => joined(gaps, [...view.broken].filter((at) => at > first && at <= last).map((at) => [at - 1, at].map((n) => u.valToPos(columns.x[n], "x", true)))),
+      points: points ? { show: true, size: 6, fill: c.surface } : { show: false, size: 4, fill: c[colour], filter: (u, index) => (colour ? alone(u.data[index], view.broken) : null) },
       ...(steps ? { paths: window.uPlot.paths.stepped({ align: 1 }) } : {}),
     };
   }
@@ -100,7 +106,7 @@ export function chart(host, options) {
     const { x } = columns;
     if (view.from !== undefined && view.from !== null && view.to > view.from) return [view.from, view.to];
     if (!x.length) return [0, 1];
-    const [first, last] = [x[0], x[x.length - 1]];
+    const [first, last] = [x[0] - o.xpad, x[x.length - 1] + o.xpad];
     return first < last ? [first, last] : [first - 1, last + 1];
   }
 
@@ -192,9 +198,9 @@ export function chart(host, options) {
   const untheme = onTheme(() => plot && build());
 
   return {
-    set(next, { from = null, to = null, now = null, time: timed = o.time } = {}) {
+    set(next, { from = null, to = null, now = null, time: timed = o.time, breaks = [] } = {}) {
       columns = next;
-      view = { from, to, now };
+      view = { from, to, now, broken: new Set(breaks) };
       if (timed !== time) {
         time = timed;
         if (plot) build();
@@ -228,12 +234,4 @@ export function chart(host, options) {
       plot = null;
     },
   };
-}
-
-const WHOLE = [1, 2, 5].flatMap((digit) => Array.from({ length: 12 }, (_, power) => digit * 10 ** power)).sort((a, b) => a - b);
-
-/** Which values of a log axis have a label: powers of ten, and 2 and 5 between them where it is short. */
-function labelled(value, { min, max }) {
-  const digit = Math.round(value / 10 ** Math.floor(Math.log10(value) + 1e-9));
-  return digit === 1 || (max / min < 1000 && (digit === 2 || digit === 5));
 }

@@ -30,7 +30,7 @@ export function standing({ labels, served, persistence, least_squares: squares, 
   if (labels && (served === 0 || persistence === 0)) return "This stream does not move, or is forecast exactly: there is no error to compare.";
   if (!labels || !(served > 0) || !(persistence > 0)) return "Too few labels to say how it stands.";
   const against = [[served, persistence, "persistence's"], [served, squares, "that of least squares"], [beside ?? served, ghost, "the ghost's"]]
-    .filter(([, value]) => value > 0).map(([own, value, name]) => `${number(own / value, 2)} times ${name}`);
+    .filter(([, value]) => value > 0).map(([own, value, name]) => `${times(own / value)} ${name}`);
   const list = against.length > 1 ? `${against.slice(0, -1).join(", ")} and ${against.at(-1)}` : against[0];
   return `Over the last ${plural(labels, "label")} the squared error of what serves is ${list}.`;
 }

@@ -1,5 +1,7 @@
 // What has come from the server of the watched model, bounded. Pure: no document, so that Node can import it.
 
+import { usualInterval } from "./axes.js";
+
 const TICKS = 1024; // of each stream
 const SAMPLES = 900; // one per second: a quarter of an hour
 const EVENTS = 512;
@@ -50,6 +52,11 @@ export class Ticks {
       if (Number.isNaN(time[at]) || (at > first && time[at] <= time[at - 1])) return false;
     }
     return this.length > 0;
+  }
+
+  /** The usual distance between the ticks that are kept, on the axis; NaN of fewer than two. */
+  usual(axis) {
+    return usualInterval(Array.from(this.columns[axis].subarray(Math.max(0, this.length - this.capacity), this.length)));
   }
 
   /** The ticks whose `axis` ("time" or "seq") lies in [from, to], or the last `last`: columns of numbers and nulls. */

@@ -13,6 +13,18 @@ from playwright.async_api import Locator, expect
 from freshet import EventKind
 from tests.journeys.page.looking import VIEWS
 
+# How many pixels a column of the first chart has in the colour of truth; share: where it is, of the chart's width.
+DRAWN = """share => {
+    const [over, canvas] = [".u-over", ".uplot canvas"].map(name => document.querySelector(name));
+    const [plot, whole] = [over, canvas].map(element => element.getBoundingClientRect());
+    const scale = canvas.width / whole.width, x = Math.round((plot.left - whole.left + share * plot.width) * scale);
+    const [top, height] = [plot.top - whole.top, plot.height].map(length => Math.round(length * scale));
+    const pen = new OffscreenCanvas(1, height).getContext("2d", { willReadFrequently: true });
+    pen.drawImage(canvas, x, top, 1, height, 0, 0, 1, height);
+    const { data } = pen.getImageData(0, 0, 1, height);
+    return Array.from({ length: height }, (_, n) => data[4 * n + 3] > 200 && data[4 * n] + data[4 * n + 1] < 120)
+        .filter(Boolean).length;
+}"""
 HOSTILE = "<img src=x onerror=alert(document.domain)>"
 
 
@@ -54,6 +66,20 @@ async def test_a_click_on_the_chart_says_which_version_answered(server, looking,
     await plot.click(position=await _middle(plot))
 
     await expect(looking.at("panel-point")).to_contain_text("version")
+
+
+async def test_a_stretch_of_time_without_ticks_has_no_line_across(server, looking, client, name):
+    await client.create_model(name, channels=["v"], hidden=4)
+    times = [1_700_000_000.0 + 60 * (n if n < 40 else n + 60) for n in range(80)]  # an hour between two halves
+    async with client.stream(name, "s") as stream:
+        for n, time in enumerate(times):
+            await stream.step([n**2 % 17], time=time)  # nothing that a forecast would lie on
+    await looking.open(server.http, name, view="forecast", stream="s", ghost="none")
+    await looking.open_table("forecast", rows=80)
+
+    await looking.until(f"({DRAWN})(0.2) > 0 && ({DRAWN})(0.9) > 0")
+
+    assert await looking.page.evaluate(f"({DRAWN})(0.5)") == 0
 
 
 async def test_a_link_restores_what_was_seen(server, looking, living):

@@ -1,6 +1,7 @@
 // Errors of what serves beside persistence, least squares and the ghost: over time, by stream, by step, and what intervals promise.
 
 import { path } from "../api.js";
+import { breaks } from "../axes.js";
 import { bars } from "../bars.js";
 import { chart, markOf } from "../chart.js";
 import { announced, el } from "../dom.js";
@@ -108,7 +109,7 @@ function mount(root, ctx) {
     const columns = streamErrors(shown, ticks.step, store.scoreHistory(stream), axis);
     over.setLegend([...LEGEND, { label: "a version took over", colour: "published", kind: "mark", sign: "▲" }]);
     line.marks(versionChanges(shown.version).map(({ at }) => ({ x: shown[axis][at], kind: "published" })));
-    line.set(columns, { from, to, time: axis === "time" });
+    line.set(columns, { from, to, time: axis === "time", breaks: breaks(shown.seq, shown[axis], ticks.usual(axis)) });
     const scores = store.scoresOf(stream);
     over.say(scores ? standing(scores) : store.model?.task === "forecast" ? "The server has not scored this stream yet." : NO_TRUTH);
     return columns.served.some((value) => value !== null);

@@ -1,5 +1,6 @@
 // Forecast against truth of the chosen streams, as they move, beside the ghost: the model had it not learned.
 
+import { breaks } from "../axes.js";
 import { chart } from "../chart.js";
 import { announced, el, setText } from "../dom.js";
 import { moment, number, percent, short, stamp } from "../format.js";
@@ -149,7 +150,7 @@ function mount(root, ctx) {
     const columns = withNext(shown, from === null || to >= shown[axis].at(-1) ? ticks.next : null, axis);
     one.shown = { window: shown, columns, timed: axis === "time" };
     one.step = ticks.step;
-    one.drawing.set(columns, { from, to, now: shown[axis].at(-1), time: axis === "time" });
+    one.drawing.set(columns, { from, to, now: shown[axis].at(-1), time: axis === "time", breaks: breaks(shown.seq, shown[axis], ticks.usual(axis)) });
   }
 
   function update(changes) {
