@@ -234,6 +234,8 @@ def test_how_a_stream_stands_leaves_out_what_is_not_known(evaluate):
         "1 step ahead its squared error is 0.4 times persistence's, 5 steps ahead 0.25 times."
     )
     assert evaluate("sentences", "horizonSentence", "horizonSentence([])") == ""
+    one = evaluate("sentences", "horizonSentence", f"horizonSentence({json.dumps(steps[:1])})")
+    assert one.startswith("This model forecasts one step ahead, so there is one point: its squared error is 0.4 times")
 
 
 def test_the_error_of_repeating_the_last_value_stands_at_one(evaluate):

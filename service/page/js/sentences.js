@@ -35,11 +35,13 @@ export function standing({ labels, served, persistence, least_squares: squares, 
   return `Over the last ${plural(labels, "label")} the squared error of what serves is ${list}.`;
 }
 
-/** How the error grows with the step, in one sentence. */
-export function horizonSentence(steps) {
+/** How the error grows with the step, in one sentence. task: of the model, as in its spec. */
+export function horizonSentence(steps, task = "forecast") {
   const ratio = (one) => (one && one.persistence_squared > 0 && one.squared !== null ? one.squared / one.persistence_squared : null);
   const [first, last] = [ratio(steps[0]), ratio(steps.at(-1))];
   if (first === null) return "";
+  if (steps.length === 1 && task !== "forecast") return `Its squared error is ${times(first)} persistence's.`;
+  if (steps.length === 1) return `This model forecasts one step ahead, so there is one point: its squared error is ${times(first)} persistence's.`;
   const near = `${plural(steps[0].step, "step")} ahead its squared error is ${number(first, 2)} times persistence's`;
-  return steps.length > 1 && last !== null ? `${near}, ${plural(steps.at(-1).step, "step")} ahead ${number(last, 2)} times.` : `${near}.`;
+  return last !== null ? `${near}, ${plural(steps.at(-1).step, "step")} ahead ${number(last, 2)} times.` : `${near}.`;
 }

@@ -71,7 +71,7 @@ function mount(root, ctx) {
     help: "Squared error of each step, in units of how far the series moves, as the learner had it before it learned each label. The gap below persistence is what the model knows of the future." });
   const stepsHost = el("div");
   horizon.body.append(stepsHost);
-  const steps = chart(stepsHost, { label: "Error by step ahead", xlabel: "step", xspace: 32, height: 240, yrange: (_, high) => [0, high * 1.08 || 1],
+  const steps = chart(stepsHost, { label: "Error by step ahead", xlabel: "step", xspace: 32, xpad: 0.5, height: 240, yrange: (_, high) => [0, high * 1.08 || 1],
     series: [{ key: "persistence", label: "persistence", colour: "persistence", dash: [2, 3], points: true }, { key: "served", label: "served", colour: "served", points: true }] });
 
   const coverage = panel({ name: "coverage", title: "What intervals hold", wide: true, table: coverageTable, newest: false, canvases: () => [coverageBars.canvas], file,
@@ -155,7 +155,7 @@ function mount(root, ctx) {
     worst.empty(rows.length ? "" : problem || "No stream has a judged label yet.");
     const known = errors.steps;
     steps.set({ x: known.map(({ step }) => step), served: known.map((one) => one.squared), persistence: known.map((one) => one.persistence_squared) });
-    horizon.say(horizonSentence(known));
+    horizon.say(horizonSentence(known, store.model?.task));
     horizon.empty(known.length ? "" : problem || "No label is judged yet.");
     worst.refresh();
     horizon.refresh();
