@@ -11,6 +11,7 @@ from model.fold.errors import PERSISTENCE_SQUARED, QUANTITIES, SQUARED, kept_ste
 from service.common.errors import Invalid, NotFound
 from service.observe.events import REMEMBERED
 from service.streams.served import ServedModel
+from service.viewing.channels import latest
 from service.viewing.facts import learned_in, shown_version
 from service.viewing.seen import MAX_TICKS, Seen
 from service.viewing.ticks import KEPT_TICKS, Lens, Track, block
@@ -33,6 +34,15 @@ async def check_stream(seen: Seen, source: ServedModel, stream: str) -> int:
     if row is None:
         raise NotFound("stream", stream, "no such stream in this model; list its streams")
     return row
+
+
+async def some_stream(seen: Seen, source: ServedModel) -> tuple[str, ...]:
+    """Return the stream that ticked last, of a model whose streams are all on disk the first by id; () without any."""
+    if not latest(source):
+        rows, _ = await seen.residency.page(source, "", 1)
+        await seen.residency.bring(source, [row.id for row, _ in rows])
+        seen.catalog.check_there(source)
+    return tuple(filter(None, [latest(source)]))
 
 
 def ghost_version(source: ServedModel, ghost: str) -> int:

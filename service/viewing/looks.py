@@ -16,7 +16,7 @@ from service.common.errors import Invalid, Unavailable
 from service.common.names import ModelKey
 from service.streams.served import ServedModel
 from service.viewing import answers, encoding
-from service.viewing.channels import LEAVES, Channel, Tools, latest
+from service.viewing.channels import LEAVES, Channel, Tools
 from service.viewing.facts import gradient_facts, model_facts, service_facts, shown_event
 from service.viewing.ghost import Ghosts
 from service.viewing.samples import Marks, Sampler, process_marks, process_sample
@@ -152,7 +152,7 @@ class Viewing:
         lens = Lens.of(source.spec, subject.target, subject.step)
         for stream in streams:
             await answers.check_stream(seen, source, stream)
-        streams = streams or tuple(filter(None, [latest(source)]))
+        streams = streams or await answers.some_stream(seen, source)
         version = answers.ghost_version(source, subject.ghost)
         return replace(subject, streams=streams, target=lens.target), version
 

@@ -348,6 +348,21 @@ async def test_the_first_stream_of_a_model_without_any_is_shown_when_it_comes(tm
             assert of("block", events)[0]["seq"] == [1, 2, 3]
 
 
+async def test_of_a_model_whose_streams_are_all_on_disk_the_first_is_shown(tmp_path: Path) -> None:
+    async with watched(tmp_path) as w:
+        model = await w.world.model()
+        for id in ("b", "a"):
+            await w.ticks(model, w.world.open(model, id), 5)
+        await w.world.snapshot()
+        model.judge(w.world.server.journal.offset(model.number))
+        for row in [*model.table.by_id.values()]:
+            model.table.remove(row)
+        async with w.viewing.watch(w.seen, model, Subject(), True) as viewer:
+            events = await drained(viewer)
+            assert of("hello", events)[0]["streams"] == ["a"]
+            assert of("block", events)[0]["seq"] == [1, 2, 3, 4, 5]
+
+
 async def test_a_stream_that_is_not_in_memory_is_read_and_a_deleted_one_stays_as_it_was(tmp_path: Path) -> None:
     async with watched(tmp_path) as w:
         model = await w.world.model()
