@@ -156,10 +156,30 @@ def test_each_picture_is_read_by_the_healthy_ranges(run, call, words):
 @pytest.mark.parametrize(
     ("model", "words"),
     [("null", "Waiting"), ("{ learned: 0 }", "has not learned a label"), ("{ learned: 9, paused: true }", "paused"),
-     ("{ learned: 9 }", "since this page was opened"), ("{ learned: 0, spec: { learn: false } }", "learn = false")],
+     ("{ learned: 9 }", "within 16 updates, once labels arrive"),
+     ("{ learned: 0, spec: { learn: false } }", "learn = false")],
 )  # fmt: skip
 def test_without_a_report_the_page_says_why(run, model, words):
     assert words in run("reading.js", "noReport", f"give(noReport({model}));")
+
+
+def test_an_empty_chart_says_that_it_begins_with_the_page_and_when_its_first_point_comes(run):
+    body = """give([noReport({ learned: 9 }, [{ updates_per_s: 2 }, { updates_per_s: 6 }, { updates_per_s: null }]),
+      noReport({ learned: 9 }, [{ updates_per_s: 0 }]), noSamples([], "label was learned", "it comes"),
+      noSamples([{}], "label was learned", "it comes")]);"""
+    due, idle, none, some = run("reading.js", "noReport, noSamples", body)
+    assert due == (
+        "Gradients are shown from when this page was opened, and none was reported since."
+        " One update in 16 reports its gradient by layer and lag: the first is due in about 4 s."
+    )
+    assert idle.endswith("within 16 updates, once labels arrive.")
+    assert none == ("Samples begin when the page is opened, one each second: the first is due within two seconds.")
+    assert some == "No label was learned since this page was opened: it comes."
+
+
+def test_an_axis_of_two_samples_is_a_minute_long_and_one_of_many_shows_all(run):
+    body = "const at = (...times) => spanOf(times.map((time) => ({ time }))); give([at(), at(99, 100), at(0, 500)]);"
+    assert run("columns.js", "spanOf", body) == [{}, {"from": 40, "to": 100}, {"from": 0, "to": 500}]
 
 
 def test_the_healthy_ranges_are_those_of_the_page_on_learning(run):

@@ -1,6 +1,7 @@
 // Samples and versions as columns of a chart. Pure: no DOM.
 
 const GAP = 15; // seconds without a value that a line does not bridge
+const LEAST = 60; // seconds of an axis: two samples do not fill it from end to end
 
 /**
  * Columns of the samples in which any of `keys` has a value: {x: [time], KEY: [value or null]}; between samples that are
@@ -15,6 +16,13 @@ export function columnsOf(samples, keys) {
     push(found, sample.time, keys, (key) => (Number.isFinite(sample[key]) ? sample[key] : null));
   }
   return found;
+}
+
+/** The range of a time axis that shows all samples, LEAST seconds at least: the newest stands at its end. {} of none. */
+export function spanOf(samples) {
+  if (!samples.length) return {};
+  const [first, last] = [samples[0].time, samples.at(-1).time];
+  return { from: Math.min(first, last - LEAST), to: last };
 }
 
 function push(found, time, keys, value) {

@@ -8,6 +8,8 @@ export const FADED = 0.01; // of the largest of a layer: what is smaller moves i
 export const RATIO = { low: 1e-4, high: 1e-2 }; // healthy sizes of an update relative to the weights
 const MUCH_CLIPPED = 0.9, MUCH_SATURATED = 0.5, APART = 2; // powers of ten between layers
 const BUSY = 0.02, LEAST_SECONDS = 10; // share of a second with learning; seconds of each kind to compare
+const REPORTED = 16; // updates, of which one reports its gradient
+const RECENT = 10; // samples that a rate is the mean of
 const STILL = 1e-3; // of the scale of a state: a unit that moves less has not moved
 
 /**
@@ -43,14 +45,23 @@ export function readLags(layers) {
   return `The gradient of ${first.name} falls below ${percent(FADED)} of its largest at ${count(first.faded, "tick")} back${others}: ${who} cannot learn from events further away.`;
 }
 
-/** Why there is no report of a gradient. model: MODEL, or null before it is known. */
-export function noReport(model) {
-  const rule = "One update in 16 reports its gradient by layer and lag.";
+/** Why there is no report of a gradient, and when the first one comes. model: MODEL, or null before it is known; samples: of it. */
+export function noReport(model, samples = []) {
+  const rule = `One update in ${REPORTED} reports its gradient by layer and lag`;
   if (!model) return "Waiting for the server.";
   if (model.spec?.learn === false) return "This model does not learn (learn = false), so it has no gradients.";
   if (model.paused) return "Learning is paused: gradients are reported again when it is resumed, in the view Versions.";
-  if (!model.learned) return `No gradient report yet: this model has not learned a label. ${rule}`;
-  return `No gradient report since this page was opened. ${rule}`;
+  if (!model.learned) return `No gradient report yet: this model has not learned a label. ${rule}, so the first comes with its first ${REPORTED} updates.`;
+  const rates = samples.slice(-RECENT).map(({ updates_per_s: rate }) => rate).filter(Number.isFinite);
+  const rate = rates.reduce((sum, one) => sum + one, 0) / rates.length;
+  const next = rate > 0 ? `the first is due in about ${duration(Number(Math.max(1, REPORTED / rate).toPrecision(1)))}` : `the first comes within ${REPORTED} updates, once labels arrive`;
+  return `Gradients are shown from when this page was opened, and none was reported since. ${rule}: ${next}.`;
+}
+
+/** Why a chart of samples is empty, and when its first point comes. what: has not happened, as a noun; first: sentence without its end. */
+export function noSamples(samples, what, first) {
+  if (!samples.length) return "Samples begin when the page is opened, one each second: the first is due within two seconds.";
+  return `No ${what} since this page was opened: ${first}.`;
 }
 
 /** Reads the norm and the clip. norms: recent ones; clipped: recent shares, null where unknown; clip: null or 0 for none. */

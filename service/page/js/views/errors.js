@@ -4,9 +4,11 @@ import { path } from "../api.js";
 import { breaks } from "../axes.js";
 import { bars } from "../bars.js";
 import { chart, markOf } from "../chart.js";
+import { columnsOf, spanOf } from "../columns.js";
 import { announced, el } from "../dom.js";
 import { number, percent, plural, short, stamp, times } from "../format.js";
 import { panel } from "../panel.js";
+import { noSamples } from "../reading.js";
 import { horizonSentence, standing } from "../sentences.js";
 import { MEAN, streamErrors, versionChanges } from "../windows.js";
 
@@ -97,7 +99,7 @@ function mount(root, ctx) {
     select.value = stream;
     live.hidden = from === null;
     const drawn = stream === ALL ? drawAll() : drawStream(stream, { from, to });
-    over.empty(drawn ? "" : stream === ALL ? "No label has been scored since the page opened." : store.model?.task === "forecast" ? "No forecast of this stream has an error yet." : NO_TRUTH);
+    over.empty(drawn ? "" : stream === ALL ? noSamples(store.samples, "label was learned", "the first point comes with the next second in which one is") : store.model?.task === "forecast" ? "No forecast of this stream has an error yet: the first point comes when eight of them have met their truth." : NO_TRUTH);
     over.refresh();
   }
 
@@ -119,7 +121,8 @@ function mount(root, ctx) {
     const { samples } = store;
     over.setLegend([LEGEND[0], LEGEND[1], ...MARKS]);
     line.marks(store.events.map(({ time, kind }) => ({ x: time, kind })));
-    line.set({ x: samples.map(({ time }) => time), served: samples.map(({ loss }) => loss ?? null), persistence: samples.map(({ persistence }) => persistence ?? null) }, { time: true });
+    const { loss: served, ...rest } = columnsOf(samples, ["loss", "persistence"]);
+    line.set({ served, ...rest }, { ...spanOf(samples), time: true });
     const { loss, persistence_loss: base } = store.model ?? {};
     over.say(loss > 0 && base > 0 ? `Of all streams, the loss of what serves is ${times(loss / base)} that of persistence.` : "");
     return samples.some(({ loss: one }) => typeof one === "number");
@@ -152,11 +155,11 @@ function mount(root, ctx) {
     worstBars.set(rows.map(({ id, ratio }) => ({ label: id, value: ratio, mark: 1, colour: ratio > 1 ? "bad" : "served", text: ratio === null ? "–" : `${number(ratio, 3)} ×` })));
     const beyond = rows.filter(({ ratio }) => ratio > 1).length;
     worst.say(rows.length ? (beyond ? `${plural(beyond, "stream")} of these ${rows.length} would do better with persistence.` : "Even the worst stream does better than persistence.") : "");
-    worst.empty(rows.length ? "" : problem || "No stream has a judged label yet.");
+    worst.empty(rows.length ? "" : problem || "No stream has a judged label yet: the first bar comes a few seconds after one has.");
     const known = errors.steps;
     steps.set({ x: known.map(({ step }) => step), served: known.map((one) => one.squared), persistence: known.map((one) => one.persistence_squared) });
     horizon.say(horizonSentence(known, store.model?.task));
-    horizon.empty(known.length ? "" : problem || "No label is judged yet.");
+    horizon.empty(known.length ? "" : problem || "No label is judged yet: the first point comes a few seconds after one is.");
     worst.refresh();
     horizon.refresh();
   }
@@ -187,7 +190,7 @@ function mount(root, ctx) {
     const [first] = rows;
     coverage.say(first ? `${percent(first.share)} of the last truths of ${short(first.of, 40)} fell inside its ${percent(first.level)} interval.` : "");
     const promised = store.model?.intervals?.length;
-    coverage.empty(rows.length ? "" : promised === 0 ? "This model promises no interval: its spec names no levels (intervals)." : "No truth has met an interval yet.");
+    coverage.empty(rows.length ? "" : promised === 0 ? "This model promises no interval: its spec names no levels (intervals)." : "No truth has met an interval yet: the first bar comes a second after one has.");
     coverage.refresh();
   }
 

@@ -52,9 +52,9 @@ function lags(ctx) {
   return {
     element: made.element,
     update(store, changes) {
-      if (!since(changes, "gradient", "model")) return;
+      if (!since(changes, "gradient", "model") && picture) return;
       picture = lagPicture(reportsOf(store), clock);
-      made.empty(picture ? "" : noReport(store.model));
+      made.empty(picture ? "" : noReport(store.model, store.samples));
       made.say(picture ? readLags(newestLayers(picture)) : "");
       if (!picture) return;
       note.textContent = picture.note;
@@ -79,7 +79,7 @@ function norm(ctx) {
   const sizes = { label: "Norm of the gradient", series: [{ key: "norm", label: "norm before the clip", colour: "served" }], log: true, yformat: brief };
   const shares = { label: "Share of the updates that were clipped", title: "Clipped updates", series: [{ key: "clipped", label: "share clipped", colour: "ghost" }], height: 110, yformat: percent, yrange: () => [0, 1] };
   const made = samplesPanel({
-    name: "norm", title: "Norm of the gradient", sync: "gradient", charts: [sizes, shares], nothing: () => noReport(ctx.store.model), file: file(ctx),
+    name: "norm", title: "Norm of the gradient", sync: "gradient", charts: [sizes, shares], nothing: () => noReport(ctx.store.model, ctx.store.samples), file: file(ctx),
     legend: LEGEND_OF_NORM(null),
     help: "How long the gradient of an update is, before the clip shortens it; logarithmic.",
     doc: "Clipping keeps a gradient's direction, and Adam keeps its step's size, so clipping alone does little harm: six in ten gradients are clipped on the taxi series. If nearly all are (0.9 and more), the loss has the wrong units: a heavy tail (loss=huber), values that are not scaled (scaler=none), or spikes (label_range). Raise clip if the norms are always above it.\nFrom docs/learning.md, “Everything is clipped”.",
@@ -114,7 +114,7 @@ function ratio(ctx) {
     bands: [{ low: "low", high: "high", colour: "interval" }],
   };
   const made = samplesPanel({
-    name: "ratio", title: "Update / weights", sync: "gradient", charts: [only], nothing: () => noReport(ctx.store.model), file: file(ctx),
+    name: "ratio", title: "Update / weights", sync: "gradient", charts: [only], nothing: () => noReport(ctx.store.model, ctx.store.samples), file: file(ctx),
     legend: [{ label: "update / weights", colour: "served" }, { label: "healthy: 10⁻⁴ to 10⁻²", colour: "interval", kind: "area" }],
     help: "How large an update is, relative to the weights that it changes; logarithmic.",
     doc: "update_ratio: size of an update relative to the weights. Healthy: 10⁻⁴ to 10⁻². Above: lower learning_rate; below: raise it.\nFrom docs/learning.md, “Read the gradient view”.",
@@ -151,7 +151,7 @@ function layers(ctx) {
       const { by_layer: norms = {}, saturated = {} } = reportsOf(store).at(-1) ?? {};
       const names = [...new Set([...Object.keys(norms), ...Object.keys(saturated)])].filter((name) => name !== "all");
       rows = names.map((name) => [name, norms[name] ?? null, saturated[name] ?? null]);
-      made.empty(rows.length ? "" : noReport(store.model));
+      made.empty(rows.length ? "" : noReport(store.model, store.samples));
       made.say(readLayers(norms, saturated));
       list.replaceChildren(...bars(rows));
       made.refresh();

@@ -1,7 +1,7 @@
 // What these views share: their style sheet, a small picker, a line chart of samples, and texts that several show.
 
 import { chart } from "../chart.js";
-import { columnsOf, tableOf } from "../columns.js";
+import { columnsOf, spanOf, tableOf } from "../columns.js";
 import { announced, el } from "../dom.js";
 import { moment } from "../format.js";
 import { panel } from "../panel.js";
@@ -60,7 +60,8 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
   made.body.append(readout);
   return {
     ...made,
-    draw({ samples, events = [], lines = {}, from = null, to = null }) {
+    draw({ samples, events = [], lines = {} }) {
+      const span = spanOf(samples); // one for all charts, so that what stands beside each other happened together
       known = columnsOf(samples, keys);
       made.empty(known.x.length ? "" : nothing());
       for (const { chart: one, series, fixed = {}, label, whole } of drawn) {
@@ -69,7 +70,7 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
         const still = Object.fromEntries(Object.entries(fixed).map(([key, value]) => [key, own.x.map(() => value)]));
         one.marks(events.map(({ time, kind }) => ({ x: time, kind })));
         one.lines(lines[label] ?? []);
-        one.set({ ...own, ...still }, { from, to, time: true });
+        one.set({ ...own, ...still }, { ...span, time: true });
       }
       made.refresh();
     },

@@ -3,7 +3,7 @@
 import { el } from "../dom.js";
 import { brief, count, duration, number, percent } from "../format.js";
 import { panel } from "../panel.js";
-import { readFreshness, readLatency } from "../reading.js";
+import { noSamples, readFreshness, readLatency } from "../reading.js";
 import { samplesPanel, sheet } from "./kit.js";
 
 const EVERY = 2000; // ms between two looks at the process
@@ -57,13 +57,13 @@ function samplesOf(ctx, state) {
   return ctx.store.model ? ctx.store.samples : state.own;
 }
 
-function blind(ctx) {
-  return ctx.store.info?.sees_all ? "No messages yet: a latency appears with the first ticks." : HIDDEN;
+function blind(ctx, samples) {
+  return ctx.store.info?.sees_all ? noSamples(samples, "message was answered", "a latency is drawn a second after the next one") : HIDDEN;
 }
 
 function latency(ctx, state) {
   const made = samplesPanel({
-    name: "latency", title: "Latency", sync: "service", file: file(ctx), nothing: () => blind(ctx),
+    name: "latency", title: "Latency", sync: "service", file: file(ctx), nothing: () => blind(ctx, samplesOf(ctx, state)),
     help: "Of the messages of each second: half and 99 % are answered within this time; the step of the model, and the wait for it. Logarithmic; the same axis of time as Training.",
     charts: [{
       label: "Latency", log: true, yformat: duration, height: 258,
@@ -74,7 +74,7 @@ function latency(ctx, state) {
     ...made,
     update() {
       const samples = samplesOf(ctx, state);
-      made.draw({ samples, ...rangeOf(samples) });
+      made.draw({ samples });
       made.say(readLatency(samples.slice(-RECENT)));
     },
   };
@@ -82,7 +82,7 @@ function latency(ctx, state) {
 
 function training(ctx, state) {
   const made = samplesPanel({
-    name: "training", title: "Training", sync: "service", file: file(ctx), nothing: () => ctx.store.model ? "Nothing was learned while this page was open." : NO_MODEL,
+    name: "training", title: "Training", sync: "service", file: file(ctx), nothing: () => ctx.store.model ? noSamples(ctx.store.samples, "label was learned", "the first point comes with the next second in which one is") : NO_MODEL,
     help: "The share of each second in which the trainer was busy with this model, and its labels and updates: where they rise, does latency?",
     charts: [
       { label: "Share of time with learning", title: "Share of time with learning", yformat: percent, yrange: (_, high) => [0, Math.max(1, high)], height: 100, series: [{ key: "learning_share", label: "learning", colour: "served" }] },
@@ -93,7 +93,7 @@ function training(ctx, state) {
     ...made,
     update() {
       const samples = samplesOf(ctx, state), last = samples.at(-1);
-      made.draw({ samples, ...rangeOf(samples) });
+      made.draw({ samples });
       const share = last && Number.isFinite(last.learning_share) ? `, in ${percent(last.learning_share)} of it` : "";
       made.say(last && Number.isFinite(last.learned_per_s) ? `In the last second ${brief(last.learned_per_s)} labels were learned, with ${brief(last.updates_per_s)} updates${share}.` : "");
     },
@@ -102,7 +102,7 @@ function training(ctx, state) {
 
 function freshness(ctx, state) {
   const made = samplesPanel({
-    name: "freshness", title: "Freshness", sync: "service", file: file(ctx), nothing: () => ctx.store.model ? "No answers and no labels yet: staleness appears with the first answer after a label." : NO_MODEL,
+    name: "freshness", title: "Freshness", sync: "service", file: file(ctx), nothing: () => ctx.store.model ? noSamples(ctx.store.samples, "tick was answered and no label waits", "the first point comes a second after the next tick") : NO_MODEL,
     help: "How many labels had arrived that the answering weights had not been judged with, and how long labels wait.",
     doc: "Staleness is seq − judged_through: labels that had arrived and were not yet judged in the weights that answered. Tens are healthy; more means that the trainer is behind.\nLabel to serving: from a label on disk to serving weights that were judged with it. Unjudged: how long the oldest label on disk has waited.\nFrom docs/concepts.md, “What comes out”, and docs/learning.md.",
     charts: [
@@ -115,17 +115,11 @@ function freshness(ctx, state) {
     ...made,
     update() {
       const samples = samplesOf(ctx, state), target = state.service?.fresh_target ?? null, recent = samples.slice(-60);
-      made.draw({ samples, ...rangeOf(samples), lines: { Unjudged: Number.isFinite(target) ? [{ y: target, label: `aim ${duration(target)}`, colour: "bad" }] : [] } });
+      made.draw({ samples, lines: { Unjudged: Number.isFinite(target) ? [{ y: target, label: `aim ${duration(target)}`, colour: "bad" }] : [] } });
       const known = (key) => recent.findLast((sample) => Number.isFinite(sample[key]))?.[key];
       made.say(readFreshness(known("unjudged_seconds"), known("freshness_p50"), target));
     },
   };
-}
-
-/** One range for the charts of this view, so that what stands beside each other happened together. */
-function rangeOf(samples) {
-  if (samples.length < 2) return {};
-  return { from: samples[0].time, to: samples.at(-1).time };
 }
 
 function counts(ctx, state) {

@@ -86,7 +86,7 @@ function looksOf(states, layer) {
 function emptyText(store, stream) {
   if (!store.hello) return "Waiting for the server.";
   if (!stream) return "No stream is chosen, and none has ticked: a state begins with a stream's first tick.";
-  return `No state of ${stream} yet: it is shown from the stream's next tick on.`;
+  return `States are shown from when this page was opened: the first column of ${stream} comes with its next tick.`;
 }
 
 function tableOf(looks) {
