@@ -150,6 +150,7 @@ export function chart(host, options) {
       rule(x, c.line, [1, 2]);
       ctx.fillStyle = c[colour];
       ctx.textAlign = "center";
+      ctx.textBaseline = "bottom";
       ctx.fillText(sign, u.valToPos(x, "x", true), bbox.top - 1 * scale);
     }
     ctx.restore();

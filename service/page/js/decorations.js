@@ -46,5 +46,6 @@ export function level(u, value, label, colour, dash, scale) {
   ctx.stroke();
   ctx.fillStyle = colour;
   ctx.textAlign = "right";
-  ctx.fillText(label, bbox.left + bbox.width - 4 * scale, y - 4 * scale);
+  ctx.textBaseline = y - bbox.top < 16 * scale ? "top" : "bottom"; // inside the chart
+  ctx.fillText(label, bbox.left + bbox.width - 4 * scale, y + (y - bbox.top < 16 * scale ? 3 : -3) * scale);
 }

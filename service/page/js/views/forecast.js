@@ -37,15 +37,11 @@ function wordsOf(model, ghost) {
   const legend = [
     ...(forecasts ? [{ label: "truth", colour: "text" }] : []),
     { label: made, colour: "served" },
-    ...(forecasts ? [{ label: intervalOf(model), colour: "interval", kind: "area" }, { label: "the next steps", colour: "served", kind: "dotted" }] : []),
+    ...(forecasts && model?.intervals?.length ? [{ label: `interval, ${percent(model.intervals.at(-1))}`, colour: "interval", kind: "area" }] : []), // of several the widest is drawn
+    ...(forecasts ? [{ label: "the next steps", colour: "served", kind: "dotted" }] : []),
     ...(ghost === "none" ? [] : [{ label: "ghost: had it not learned", colour: "ghost", kind: "dashed" }]),
   ];
   return { forecasts, legend };
-}
-
-function intervalOf(model) {
-  const level = model?.intervals?.at(-1); // of several the widest is drawn
-  return level ? `interval, ${percent(level)}` : "interval (this model has none)";
 }
 
 function mount(root, ctx) {

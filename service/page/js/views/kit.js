@@ -67,6 +67,7 @@ export function samplesPanel({ charts, sync, nothing, ...rest }) {
       for (const { chart: one, series, fixed = {}, label, whole } of drawn) {
         const own = columnsOf(samples, series.map(({ key }) => key).filter((key) => !(key in fixed))); // only rows that it has, so that lines do not end
         whole.hidden = !own.x.length;
+        if (Object.keys(fixed).length && own.x[0] > span.from) Object.entries(own).forEach(([key, values]) => values.unshift(key === "x" ? span.from : null)); // from end to end
         const still = Object.fromEntries(Object.entries(fixed).map(([key, value]) => [key, own.x.map(() => value)]));
         one.marks(events.map(({ time, kind }) => ({ x: time, kind })));
         one.lines(lines[label] ?? []);

@@ -90,7 +90,7 @@ function render(canvas, { events, from, to, chosen, flags }, over, at, theme) {
   made.forEach((mark, n) => sign(pen, mark, n === at, mark.events.includes(chosen), theme));
   pen.font = "11px system-ui, sans-serif";
   pen.textAlign = "left";
-  NAMES.forEach((name, lane) => label(pen, name, left + 2, topOf(lane), made.filter((mark) => mark.lane === lane), theme));
+  NAMES.forEach((name, lane) => label(pen, name, left + 6, topOf(lane), made.filter((mark) => mark.lane === lane), theme));
   flag(pen, flags.map(({ time, text }) => ({ text, x: ((time - from) / (to - from)) * plot })), left, plot, height, theme);
   return made;
 }
