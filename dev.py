@@ -24,6 +24,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Sequence
+from ctypes.util import find_library
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -37,8 +38,9 @@ INPUTS = tuple(
 LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "deploy", "dev.py")
 MINIMUM = (3, 11)
 # TLS keys; Prometheus for alerts and the dashboard's queries; failing system calls; a terminal; a proxy before nodes;
-# the browser that the live page is checked in, and Node for its modules.
-TOOLS = ("openssl", "prometheus", "strace", "tmux", "nginx", "chromium", "nodejs")
+# the browser that the live page is checked in, and Node for its modules; a compiler for the C++ of a page.
+TOOLS = ("openssl", "prometheus", "strace", "tmux", "nginx", "chromium", "nodejs", "g++")
+LIBRARIES = {"libb64-0d": "b64"}  # Debian's package, and the library that perf_analyzer loads
 GENERATORS = ("docs.stubs", "docs.generate", "deploy.version", "deploy.locks")
 COVERED = """\
 The figure counts lines of model, service and the SDK that ran in pytest or in a server, trainer or command that a test
@@ -133,11 +135,12 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def tools() -> None:
-    """Install the system tools that tests need and that are missing, if this is Debian and the user is root.
+    """Install the programs and libraries that tests lack, if this is Debian and the user is root.
 
-    Elsewhere, tests that need a missing tool are skipped, and pytest lists them with the reason.
+    Elsewhere, tests that need a missing one are skipped, and pytest lists them with the reason.
     """
     missing = [name for name in TOOLS if shutil.which(name) is None]
+    missing += [package for package, library in LIBRARIES.items() if find_library(library) is None]
     if missing and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
         # SYSTEMD_OFFLINE: a package's service is not started, only its program is used.
         quietly = ("env", "SYSTEMD_OFFLINE=1", "DEBIAN_FRONTEND=noninteractive", "apt-get")
@@ -183,16 +186,18 @@ def docs(arguments: Sequence[str]) -> int:
 def test(arguments: Sequence[str]) -> int:
     """Run the tests named in `arguments`, or else the checks and the whole suite.
 
-    A path or -k names tests: only pytest runs, in one process. `--all` adds the tests marked long; a test named with
-    `::` runs even if it is long. `--coverage` measures the lines that run. Everything runs even after a failure; the
-    exit code is that of the first part that failed.
+    A path or -k names tests: only pytest runs, in one process. `--all` adds the tests marked long, and installs what
+    they need, also with a path; a test named with `::` runs even if it is long. `--coverage` measures the lines that
+    run. Everything runs even after a failure; the exit code is that of the first part that failed.
     """
     ours = {"--all", "--coverage"}
     wanted = [word for word in arguments if word not in ours]
     chosen = any(word.startswith("-k") or (ROOT / word.partition("::")[0]).exists() for word in wanted)
     setup()
-    if not chosen:
+    if not chosen or "--all" in arguments:
         tools()
+    if "--all" in arguments:
+        run(PYTHON, "-m", "tests.journeys.clients")
     codes = [] if chosen else [check()]
     # Three processes on two cores: a journey waits a third of its time.
     whole = () if chosen else ("-n", "3", "-rs", "--durations", "20", "--durations-min", "1")

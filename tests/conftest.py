@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -61,6 +61,13 @@ def seeds(count: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, count))]
     )
+
+
+def unless_installed(reason: str) -> NoReturn:
+    """Skip, but fail in continuous integration, where what is missing can be installed."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

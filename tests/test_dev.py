@@ -56,10 +56,12 @@ def test_the_whole_suite_runs_in_three_processes_and_prints_its_slowest_tests(co
     dev.main(["test"])
     assert commands.pytest() == "pytest -n 3 -rs --durations 20 --durations-min 1"
     assert "tools" in commands.lines
+    assert "tests.journeys.clients" not in commands.lines
 
 
-def test_all_adds_the_long_tests(commands):
+def test_all_adds_the_long_tests_and_the_clients_that_they_need(commands):
     dev.main(["test", "--all", "-x"])
+    assert {"tools", "tests.journeys.clients"} <= set(commands.lines)
     assert commands.pytest() == "pytest -n 3 -rs --durations 20 --durations-min 1 -m long or not long -x"
     assert len(checks(commands)) == 3
 
@@ -72,6 +74,11 @@ def test_all_adds_the_long_tests(commands):
 def test_a_path_or_a_name_runs_pytest_alone_in_one_process(commands, arguments):
     dev.main(["test", *arguments])
     assert commands.lines == [" ".join(["pytest", *arguments])]
+
+
+def test_all_with_a_path_installs_what_its_long_tests_need(commands):
+    dev.main(["test", "--all", "tests/test_dev.py"])
+    assert commands.lines == ["tools", "tests.journeys.clients", "pytest -m long or not long tests/test_dev.py"]
 
 
 def test_a_test_that_is_named_runs_even_if_it_is_long(commands):

@@ -93,4 +93,8 @@ def test_the_hosted_workflow_runs_ci_on_every_python_from_the_oldest_on_with_the
 
     assert commands[-1] == ".ci/run"
     assert job["strategy"]["matrix"]["python"] == [oldest, "3.12", "3.13", "3.14"]
-    assert all(tool in commands[0].split() for tool in dev.TOOLS)
+    assert all(tool in commands[0].split() for tool in (*dev.TOOLS, *dev.LIBRARIES))
+
+
+def test_what_dev_py_installs_is_listed():
+    assert all(f"`{name}`" in text("CONTRIBUTING.md") for name in (*dev.TOOLS, *dev.LIBRARIES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from safetensors import numpy as safetensors
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from tests.conftest import ROOT
+from tests.conftest import ROOT, unless_installed
 from tests.docs.markdown import blocks
 
 WEB = "onnxruntime-web@1.30.0"
@@ -48,13 +47,6 @@ def ran(*command: str) -> str:
 
 def rows(said: str) -> list[list[float]]:
     return [[float(word) for word in line.split()] for line in said.splitlines() if line[0] in "-0123456789"]
-
-
-def unless_installed(reason: str) -> None:
-    """Skip, but fail in continuous integration, where what is missing can be installed."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.mark.long
