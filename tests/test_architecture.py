@@ -77,8 +77,8 @@ ROOMS = {
     "cluster.moving": "cluster.nodes cluster.shards cluster.store common datadir journal storage streams trainer",
     "cluster.slices": "model.spec cluster.nodes cluster.shards cluster.store common engine journal server serving "
     "storage streams",
-    "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge observe server "
-    "server.shard storage",
+    "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge edge.guard observe "
+    "server server.shard storage",
     "cli": "access cli.remote cluster.hosting cluster.moving cluster.store common console datadir journal observe "
     "programs.backtest programs.demo programs.foreign programs.offline programs.pictures programs.plots "
     "programs.tables server storage trainer",

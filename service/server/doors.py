@@ -13,10 +13,10 @@ from service.edge.api.app import Application, Settings
 from service.edge.api.routes import About
 from service.edge.guard.auditing import Auditing
 from service.edge.guard.call_limit import CallLimit
+from service.edge.guard.health import Health
 from service.edge.guard.in_flight import InFlight
 from service.edge.guard.interceptor import GrpcMetrics
 from service.edge.guard.one_request import OneRequest
-from service.edge.health import Health
 from service.edge.http import HttpServer, application
 from service.edge.models import Models
 from service.edge.oip.cards import Cards

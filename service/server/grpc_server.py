@@ -23,7 +23,7 @@ from freshet.v1 import (
 )
 from service.access.credentials import Certificates
 from service.common import limits
-from service.edge.health import Health
+from service.edge.guard.health import Health
 from service.edge.models import Models
 from service.edge.oip import inference_pb2, inference_pb2_grpc
 from service.edge.oip.service import Inference

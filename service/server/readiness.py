@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from grpc_health.v1 import health_pb2
 
-from service.edge.health import Health
+from service.edge.guard.health import Health
 from service.journal.writer import Journal
 from service.observe.metrics import Metrics
 from service.server.grpc_server import SERVICES

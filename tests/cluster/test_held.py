@@ -18,7 +18,7 @@ from service.cluster.shards.tail import OWED, fact
 from service.cluster.slices.counts import Counts
 from service.cluster.store.seam import Conflict, Store, StoreLost
 from service.datadir.backup import BackupRefused
-from service.edge.health import Health
+from service.edge.guard.health import Health
 from service.journal.records import SHARD
 from service.journal.writer import JournalFailed
 from service.observe.cluster_metrics import ClusterMetrics

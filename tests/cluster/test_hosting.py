@@ -14,7 +14,7 @@ from service.cluster.hosting.shards import Shards
 from service.cluster.shards.owner import owner_of
 from service.cluster.store.seam import Store
 from service.common.errors import Unavailable
-from service.edge.health import Health
+from service.edge.guard.health import Health
 from service.server.config import ServeConfig
 from service.server.shared import Shared
 from tests.cluster.shard_world import NODE

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2_grpc
 
+from service.edge.guard.health import Health
 from service.edge.guard.one_request import OneRequest
-from service.edge.health import Health
 from tests.journeys.raw import DEADLINE_S, within
 
 DO, STREAM, CHECK = "/a.Service/Do", "/a.Service/Stream", "/grpc.health.v1.Health/Check"

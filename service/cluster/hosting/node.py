@@ -26,7 +26,7 @@ from service.common.errors import Moved, ServiceError, Unavailable
 from service.common.names import ModelKey
 from service.common.slices import slice_of
 from service.common.tasks import end
-from service.edge.health import Health
+from service.edge.guard.health import Health
 from service.edge.parts import EventMessages, Parts
 from service.server import process
 from service.server.doors import grpc_door, http_door, inferring_door

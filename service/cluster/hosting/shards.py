@@ -16,7 +16,7 @@ from service.cluster.shards.owner import owner_of
 from service.cluster.slices.counts import Counts
 from service.cluster.store.seam import Conflict, Store, StoreLost, StoreRefused, StoreUnavailable
 from service.common.errors import Moved, Unavailable, store_unreachable
-from service.edge.health import Health
+from service.edge.guard.health import Health
 from service.edge.parts import Parts
 from service.observe.cluster_metrics import ClusterMetrics
 from service.server.shared import Shared
