@@ -66,7 +66,7 @@ ROOMS = {
     "learning": "model.network access common journal observe publishing serving storage streams trainer",
     "viewing": "model.fold model.network model.offline model.parameters model.spec common engine journal learning "
     "observe serving storage streams trainer",
-    "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
+    "edge": "model.fold model.network model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer viewing",
     "edge.api": "access common edge edge.guard observe publishing storage streams viewing",
     "edge.oip": "model.spec access common edge edge.api edge.guard learning serving streams",

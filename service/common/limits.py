@@ -78,6 +78,11 @@ MAX_HANDLES = 1 << 20
 # Binds of one message: each takes a record and an entry of the answer.
 MAX_BINDS = 1 << 14
 
+# Ticks of one message of Streams.Open, where the limit below allows as many.
+MAX_MESSAGE_TICKS = 256
+# Numbers in the rows and answers of such a message: 256 KiB each way.
+MAX_MESSAGE_NUMBERS = 1 << 16
+
 # Ticks of one request of the Open Inference Protocol.
 MAX_REQUEST_TICKS = 1024
 # Requests of one call of ModelStreamInfer that are not answered yet; beyond that the call is not read.
@@ -171,6 +176,11 @@ def step_rows(network: Network) -> int:
     numbers = network.row + 3 * spec.outputs + network.answer_size + network.state_size
     by_work = MAX_STEP_WORK // row_work(network) - LOAD_ROWS
     return max(1, min(MAX_STEP_ROWS, by_work, MAX_STEP_NUMBERS // numbers))
+
+
+def message_ticks(network: Network) -> int:
+    """Return the most ticks of one stream in one message: at least 1."""
+    return max(1, min(MAX_MESSAGE_TICKS, MAX_MESSAGE_NUMBERS // (network.row + network.answer_size)))
 
 
 def check_size(spec: ModelSpec) -> None:

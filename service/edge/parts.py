@@ -22,7 +22,7 @@ from service.serving.loading import Champions
 from service.serving.opening import Opening
 from service.serving.steps import Turns
 from service.serving.ticks import SingleTicks
-from service.serving.waves import Waves
+from service.serving.waves import Runs, Waves
 from service.storage.versions import Versions
 from service.streams.residency import Residency
 from service.viewing.seen import Seen
@@ -49,6 +49,7 @@ class Parts:
     champions: Champions
     ticks: SingleTicks
     waves: Waves
+    runs: Runs
     turns: Turns
     intake: Intake
     replayer: Replayer

@@ -14,7 +14,9 @@ from freshet.v1.streams_pb2 import OpenResponse
 from model.fold.errors import QUANTITIES, kept_steps
 from service.access.grants import Role
 from service.common.errors import Invalid, NotFound, Reason, Refusal
-from service.edge import wire, wire_models
+from service.common.limits import message_ticks
+from service.edge import wire, wire_models, wire_ticks
+from service.edge.guard.in_flight import in_flight
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.mux import MuxCall
@@ -52,6 +54,7 @@ class Call:
         self._heard = 0.0  # clock seconds of the last message
         self._silence: asyncio.TimerHandle | None = None
         self._static = static_values(model, hello.stream, hello.static)
+        self._most_ticks = min(message_ticks(model.network), self._most_undurable)
         self.owner = model.owners.add(self._progressed, heeds_verdicts=not self._wants.spares)
         try:
             self.session, self.origin = parts.opening.open(model, hello.stream, self.owner)
@@ -85,6 +88,7 @@ class Call:
                 max_undurable=self._most_undurable,
                 last_time=wire.event_time(session.last_time),
                 durable_in_forecasts=self._wants.spares,
+                max_ticks=self._most_ticks,
             )
         )
 
@@ -177,6 +181,9 @@ class Call:
             if outcome.reason is Reason.OVERLOADED:  # the client may wait for Durable
                 self._wants.expect(self.session.last_seq, 0)
             return wire.refused(outcome)
+        if kind == "ticks":
+            with in_flight(self.parts.admission.tenants.of(self.model.tenant), request.ByteSize()):
+                return await self._ticks(request.ticks, arrived)
         if kind == "reset":
             if not self.owned:
                 raise Fenced(self.session.id)
@@ -189,7 +196,7 @@ class Call:
             self.model.owners.heed_verdicts(self.owner)
             self._progressed()  # it may have been reached
             return None
-        raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label, Reset or Expect")
+        raise Invalid("message", kind or "empty", "send Hello once, then Tick, Ticks, Label, Reset or Expect")
 
     def _forecast(self, answer: Answer) -> bytes:
         if not self._wants.spares:
@@ -197,6 +204,21 @@ class Call:
         durable, (_, labels, judged) = self.session.durable_seq, self._reported
         self._reported = Progress(durable, labels, max(judged, answer.judged_through))
         return wire.forecast(answer, self.model.spec.outputs, durable)
+
+    async def _ticks(self, message: streams_pb2.Ticks, arrived: float) -> OpenResponse:
+        """Answer several ticks, each as if it had come alone."""
+        model, session = self.model, self.session
+        run = wire_ticks.run(message, model.network, self._static, self._most_ticks)
+        if isinstance(run, Refusal):
+            return wire.refused(self.parts.admission.refuse(run))
+        answered = await self.parts.runs.answer(model, session, self.epoch, run.first, run.time, run.x, arrived)
+        if any(refusal.reason is Reason.OVERLOADED for refusal in answered.refused):  # the client may wait for Durable
+            self._wants.expect(session.last_seq, 0)
+        durable = 0
+        if self._wants.spares and len(answered.judged):
+            durable, (_, labels, judged) = session.durable_seq, self._reported
+            self._reported = Progress(durable, labels, max(judged, int(answered.judged[-1])))
+        return wire_ticks.outcomes(run.first, answered, model.spec.outputs, durable)
 
     def _label(self, message: streams_pb2.Label) -> OpenResponse | None:
         """Journal a label or return its refusal. Durable reports when it is on disk."""

@@ -31,6 +31,11 @@ class Series:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def observe_same(self, value: float, n: int) -> None:
+        """Observe a value n times."""
+        self._counts[bisect_left(self._bounds, value)] += n
+        self._sum += value * n
+
     def observe_all(self, values: NDArray[Any]) -> None:
         """Observe every value of an array of integers."""
         kinds, counts = np.unique(values, return_counts=True)

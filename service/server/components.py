@@ -127,8 +127,8 @@ class Components:
         replayer = Replayer(self.intake, live.residency, self.journal, self.trainers)
         return Parts(
             live.catalog, live.admission, live.opening, live.residency, live.champions, live.ticks, live.waves,
-            live.turns, self.intake, replayer, self.trainers, self.journal, self.versions, self.control, self.erasure,
-            self.metrics, self.seen(), self._clock, whereabouts,
+            live.runs, live.turns, self.intake, replayer, self.trainers, self.journal, self.versions, self.control,
+            self.erasure, self.metrics, self.seen(), self._clock, whereabouts,
         )  # fmt: skip
 
     def seen(self) -> Seen:

@@ -143,6 +143,29 @@ class Admission:
         self._take_tokens(model, rows, sound, now)
         return sound
 
+    def sound_run(
+        self, model: ServedModel, session: Session, seq: int, time: NDArray[np.float64], x: Array, now: float
+    ) -> int:
+        """Return how many of a stream's next ticks can be stepped, from the first on, and take their tokens.
+
+        `decide` gives the outcome of the one after them. seq: of the first; time: (n,), x: [n, row], n > 0.
+        """
+        if seq != session.last_seq + 1:
+            return 0
+        seqs = np.arange(seq, seq + len(x), dtype=np.uint64)
+        before = np.fmax.accumulate(np.concatenate(([session.last_time], time[:-1])))
+        sound = sound_ticks(
+            seqs, seqs - np.uint64(1), time, before, x, model.spec.interval > 0, seqs, 0, model.spec.missing == "hold",
+            latest_time(self._wall(), self.settings.max_ahead_s),
+        )  # fmt: skip
+        if model.network.covariates.shapes:
+            sound &= model.network.covariates.sound(x[:, len(model.spec.channels) :])
+        first = len(x) if sound.all() else int(np.argmin(sound))
+        taken = 0
+        while taken < first and self._overloaded(model, session, seq + taken, now) is None:
+            taken += 1
+        return taken
+
     def latest_time(self, time: float) -> float:
         """Return the latest event time that is accepted, seconds since 1970; infinite where `time` is NaN, none."""
         return math.inf if math.isnan(time) else latest_time(self._wall(), self.settings.max_ahead_s)

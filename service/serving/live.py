@@ -19,7 +19,7 @@ from service.serving.progress import Progress
 from service.serving.stepping import Stepper
 from service.serving.steps import Steps, Turns
 from service.serving.ticks import SingleTicks
-from service.serving.waves import Waves
+from service.serving.waves import Runs, Waves
 from service.storage.states import States
 from service.storage.versions import Versions
 from service.streams.residency import Residency, ResidencySettings
@@ -64,4 +64,5 @@ class LivePath:
         stepper = Stepper(journal, self.champions, serving, clock, self.steps)
         self.ticks = SingleTicks(self.admission, self.champions, stepper, journal, serving, clock)
         self.waves = Waves(self.catalog, self.admission, stepper, clock)
+        self.runs = Runs(self.admission, self.champions, stepper, self.ticks, self.turns, clock)
         Progress(self.catalog, journal, metrics.journal)  # the journal holds it

@@ -21,7 +21,9 @@ from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import journal_failed
 from service.serving.loading import Champions
 from service.serving.steps import Piece, Steps
+from service.streams.runs import advance_run, step_run
 from service.streams.served import ServedModel
+from service.streams.session import Session
 from service.streams.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
@@ -99,6 +101,34 @@ class Stepper:
         metrics.staleness.observe_all(seq - judged)
         metrics.ticks.inc(n)
         return judged
+
+    def run(
+        self, model: ServedModel, session: Session, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array,
+        waited: float,
+    ) -> tuple[Array, int]:  # fmt: skip
+        """Compute and commit n ticks of one stream that follow its last; returns answers [n, A] and judged_through.
+
+        seq, time: (n,); x: [n, row]; waited: seconds since they arrived. Raises Unavailable if the journal has failed;
+        nothing has changed then.
+        """
+        started, n, row = self._clock(), len(seq), session.row
+        y, state = step_run(model, self._champions.session(model), row, time, x)
+        took = (self._clock() - started) / n
+        try:
+            ticks = Ticks(np.full(n, session.number, np.uint32), seq, time, x)
+            end = self._journal.append(model.number, ticks)
+            mirror_ticks(self._journal, model, ticks)
+        except JournalFailed as error:
+            raise journal_failed() from error
+        judged = advance_run(model, row, seq, time, x, y, state, end)
+        self._metrics.queue_seconds.observe_same(waited, n)
+        self._metrics.compute_seconds.observe_same(took, n)
+        self._metrics.batch_rows.observe_same(1, n)
+        metrics = self._metrics.of(model.key)
+        for one in seq.tolist():
+            metrics.staleness.observe(one - judged)
+        metrics.ticks.inc(n)
+        return y, judged
 
     # ---- beside the loop
 

@@ -29,6 +29,7 @@ class OpenRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
+    TICKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -39,6 +40,8 @@ class OpenRequest(_message.Message):
     def reset(self) -> Global___Reset: ...
     @_builtins.property
     def expect(self) -> Global___Expect: ...
+    @_builtins.property
+    def ticks(self) -> Global___Ticks: ...
     def __init__(
         self,
         *,
@@ -47,12 +50,13 @@ class OpenRequest(_message.Message):
         label: Global___Label | None = ...,
         reset: Global___Reset | None = ...,
         expect: Global___Expect | None = ...,
+        ticks: Global___Ticks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick", "ticks", b"ticks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "hello", b"hello", "label", b"label", "message", b"message", "reset", b"reset", "tick", b"tick", "ticks", b"ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "tick", "label", "reset", "expect"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "tick", "label", "reset", "expect", "ticks"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -68,6 +72,7 @@ class OpenResponse(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     RECONNECT_FIELD_NUMBER: _builtins.int
     TAKEN_OVER_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -80,6 +85,8 @@ class OpenResponse(_message.Message):
     def reconnect(self) -> Global___Reconnect: ...
     @_builtins.property
     def taken_over(self) -> Global___TakenOver: ...
+    @_builtins.property
+    def outcomes(self) -> Global___Outcomes: ...
     def __init__(
         self,
         *,
@@ -89,12 +96,13 @@ class OpenResponse(_message.Message):
         refused: _types_pb2.Refused | None = ...,
         reconnect: Global___Reconnect | None = ...,
         taken_over: Global___TakenOver | None = ...,
+        outcomes: Global___Outcomes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "forecast", b"forecast", "message", b"message", "reconnect", b"reconnect", "refused", b"refused", "taken_over", b"taken_over", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "forecast", b"forecast", "message", b"message", "outcomes", b"outcomes", "reconnect", b"reconnect", "refused", b"refused", "taken_over", b"taken_over", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "forecast", b"forecast", "message", b"message", "reconnect", b"reconnect", "refused", b"refused", "taken_over", b"taken_over", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable", b"durable", "forecast", b"forecast", "message", b"message", "outcomes", b"outcomes", "reconnect", b"reconnect", "refused", b"refused", "taken_over", b"taken_over", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "forecast", "durable", "refused", "reconnect", "taken_over"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "forecast", "durable", "refused", "reconnect", "taken_over", "outcomes"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -207,6 +215,47 @@ class Tick(_message.Message):
 Global___Tick: _TypeAlias = Tick  # noqa: Y015
 
 @_typing.final
+class Ticks(_message.Message):
+    """Several observations of the stream, as little-endian columns without padding. Each has the outcome that it would have
+    in a message of its own: if one is refused, the later ones are refused too, because they do not follow the stream's
+    last tick. A message whose columns do not fit is refused as a whole: one Refused with its first_seq; nothing changes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    U_FIELD_NUMBER: _builtins.int
+    first_seq: _builtins.int
+    """Their seqs are first_seq, first_seq + 1 …"""
+    count: _builtins.int
+    """Number of ticks, 1 to Welcome.max_ticks."""
+    x: _builtins.bytes
+    """count × channels × float32, as in Tick"""
+    time: _builtins.bytes
+    """count × float64, NaN for none; or empty"""
+    u: _builtins.bytes
+    """count × horizon·known × float32, as in Tick"""
+    def __init__(
+        self,
+        *,
+        first_seq: _builtins.int = ...,
+        count: _builtins.int = ...,
+        x: _builtins.bytes = ...,
+        time: _builtins.bytes = ...,
+        u: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first_seq", b"first_seq", "time", b"time", "u", b"u", "x", b"x"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ticks: _TypeAlias = Ticks  # noqa: Y015
+
+@_typing.final
 class Label(_message.Message):
     """The true value for a tick, if it is not the stream's own next value. Needs the role TRAIN; otherwise it is Refused."""
 
@@ -317,6 +366,7 @@ class Welcome(_message.Message):
     MAX_UNDURABLE_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
     DURABLE_IN_FORECASTS_FIELD_NUMBER: _builtins.int
+    MAX_TICKS_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     next_seq: _builtins.int
     """The seq of the next tick."""
@@ -335,6 +385,8 @@ class Welcome(_message.Message):
     """
     durable_in_forecasts: _builtins.bool
     """The server does what Hello.durable_in_forecasts asks for."""
+    max_ticks: _builtins.int
+    """Ticks that one message Ticks may have; 0: the server does not know Ticks."""
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
     def __init__(
@@ -350,10 +402,11 @@ class Welcome(_message.Message):
         max_undurable: _builtins.int = ...,
         last_time: _builtins.float | None = ...,
         durable_in_forecasts: _builtins.bool = ...,
+        max_ticks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "last_time", b"last_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_in_forecasts", b"durable_in_forecasts", "durable_seq", b"durable_seq", "judged_through", b"judged_through", "last_time", b"last_time", "max_undurable", b"max_undurable", "next_seq", b"next_seq", "spec", b"spec", "state_origin", b"state_origin", "stream_id", b"stream_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_in_forecasts", b"durable_in_forecasts", "durable_seq", b"durable_seq", "judged_through", b"judged_through", "last_time", b"last_time", "max_ticks", b"max_ticks", "max_undurable", b"max_undurable", "next_seq", b"next_seq", "spec", b"spec", "state_origin", b"state_origin", "stream_id", b"stream_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_time: _TypeAlias = _typing.Literal["last_time"]  # noqa: Y015
     _WhichOneofArgType__last_time: _TypeAlias = _typing.Literal["_last_time", b"_last_time"]  # noqa: Y015
@@ -412,6 +465,62 @@ class Forecast(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Forecast: _TypeAlias = Forecast  # noqa: Y015
+
+@_typing.final
+class Outcomes(_message.Message):
+    """What became of each tick of a message Ticks. The columns are those of the n ticks that are not in `refused`, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    DURABLE_SEQ_FIELD_NUMBER: _builtins.int
+    first_seq: _builtins.int
+    """As in Ticks."""
+    count: _builtins.int
+    y: _builtins.bytes
+    """n × horizon·targets × float32"""
+    lower: _builtins.bytes
+    """As in Forecast, both empty for a model without intervals.
+    n × levels·horizon·targets × float32
+    """
+    upper: _builtins.bytes
+    version: _builtins.bytes
+    """n × uint64"""
+    judged_through: _builtins.bytes
+    """n × uint64"""
+    durable_seq: _builtins.int
+    """As in Forecast."""
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Refused]:
+        """In the order of seq."""
+
+    def __init__(
+        self,
+        *,
+        first_seq: _builtins.int = ...,
+        count: _builtins.int = ...,
+        y: _builtins.bytes = ...,
+        lower: _builtins.bytes = ...,
+        upper: _builtins.bytes = ...,
+        version: _builtins.bytes = ...,
+        judged_through: _builtins.bytes = ...,
+        refused: _abc.Iterable[_types_pb2.Refused] | None = ...,
+        durable_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "durable_seq", b"durable_seq", "first_seq", b"first_seq", "judged_through", b"judged_through", "lower", b"lower", "refused", b"refused", "upper", b"upper", "version", b"version", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outcomes: _TypeAlias = Outcomes  # noqa: Y015
 
 @_typing.final
 class Durable(_message.Message):

@@ -76,8 +76,9 @@ class StreamsServicer:
 
     def Open(self, request_iterator, context):
         """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
-        Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
-        the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
+        Tick, and one Outcomes or Refused for each Ticks, in order. To end the call, half-close it: sent ticks are answered
+        and made durable first. A later call with the same stream id resumes the stream. A call that opens a stream which is
+        open elsewhere takes it over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,8 +33,9 @@ class StreamsStub:
     def __new__(cls, channel: _aio.Channel) -> StreamsAsyncStub: ...
     Open: _grpc.StreamStreamMultiCallable[_streams_pb2.OpenRequest, _streams_pb2.OpenResponse]
     """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
-    Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
-    the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
+    Tick, and one Outcomes or Refused for each Ticks, in order. To end the call, half-close it: sent ticks are answered
+    and made durable first. A later call with the same stream id resumes the stream. A call that opens a stream which is
+    open elsewhere takes it over.
     """
     Mux: _grpc.StreamStreamMultiCallable[_streams_pb2.MuxRequest, _streams_pb2.MuxResponse]
     """Many streams in one call, as packed columns."""
@@ -54,8 +55,9 @@ class StreamsAsyncStub(StreamsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Open: _aio.StreamStreamMultiCallable[_streams_pb2.OpenRequest, _streams_pb2.OpenResponse]  # type: ignore[assignment]
     """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
-    Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
-    the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
+    Tick, and one Outcomes or Refused for each Ticks, in order. To end the call, half-close it: sent ticks are answered
+    and made durable first. A later call with the same stream id resumes the stream. A call that opens a stream which is
+    open elsewhere takes it over.
     """
     Mux: _aio.StreamStreamMultiCallable[_streams_pb2.MuxRequest, _streams_pb2.MuxResponse]  # type: ignore[assignment]
     """Many streams in one call, as packed columns."""
@@ -78,8 +80,9 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_streams_pb2.OpenResponse], _abc.AsyncIterator[_streams_pb2.OpenResponse]]:
         """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
-        Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
-        the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
+        Tick, and one Outcomes or Refused for each Ticks, in order. To end the call, half-close it: sent ticks are answered
+        and made durable first. A later call with the same stream id resumes the stream. A call that opens a stream which is
+        open elsewhere takes it over.
         """
 
     @_abc_1.abstractmethod
