@@ -18,13 +18,15 @@ import grpc
 from freshet import forks, shown
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT
-from freshet.errors import NotOpen, StreamClosed, TakenOver, Unavailable
+from freshet.errors import NotOpen, StreamClosed, TakenOver, TickRefused, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
-from freshet.resume import Action, Reset
+from freshet.resume import Action, Entry, Reset
 from freshet.retry import Backoff
 from freshet.ticks import Tick
+from freshet.together import Answered, outcomes
 from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import types_pb2
 from freshet.waits import Waits, Wanted
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
@@ -73,13 +75,15 @@ NOTHING = Expected(0, 0)
 class Link:
     """One call. heard: loop time, seconds, of its last message, or of when it began to owe an answer.
 
-    spares: the server reports progress with its forecasts, and alone only up to what `expected` names.
+    spares: the server reports progress with its forecasts, and alone only up to what `expected` names. most: ticks
+    that go into one message.
     """
 
     call: Call
     heard: float
     half_closed: bool = False
     spares: bool = False
+    most: int = 1
     expected: Expected = NOTHING
 
 
@@ -132,6 +136,15 @@ class Engine:
             self.expect(judged=EVERY)
         self._wake.set()
         return slot
+
+    def accept_or_refuse(self, tick: Tick, max_staleness: int | None = None) -> Slot:
+        """Return `accept` of a tick, or the slot of a tick that failed the check. Raises what `check` raises."""
+        try:
+            return self.accept(tick, max_staleness)
+        except TickRefused as error:
+            if error is self.error:
+                raise
+            return Slot.refused(error)
 
     def expect(self, durable: int = 0, judged: int = 0) -> None:
         """Ask the server to report its progress up to these seqs at once, not only with forecasts."""
@@ -249,7 +262,7 @@ class Engine:
                 now = self._loop.time()
                 if self.outbox.on_wire == 1:
                     link.heard = now
-                await link.call.write(self.ledger.request(item, now))
+                await link.call.write(self._request(item, link.most, now))
                 if isinstance(item, Reset):
                     self.notify()
             if (expected := self._to_expect(link)) is not None:
@@ -263,6 +276,17 @@ class Engine:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
+
+    def _request(self, item: Entry[Slot] | Reset, most: int, now: float) -> pb.OpenRequest:
+        """Return the message for an item of the outbox, and for the ticks after it that may be sent now."""
+        entries: list[Entry[Slot]] = []
+        while isinstance(item, Entry):
+            entries.append(item)
+            # After a tick comes no Reset: that waits until nothing is on the wire.
+            if len(entries) == most or (following := self.outbox.next_to_send()) is None:
+                break
+            item = following
+        return self.ledger.together(entries, now) if len(entries) > 1 else self.ledger.request(item, now)
 
     def _to_expect(self, link: Link) -> pb.Expect | None:
         """Return what the server is to report on this call, if it does not know that yet."""
@@ -367,15 +391,19 @@ class Engine:
             if self.labels.refused(message.refused.item, label_refused(message.refused)):
                 self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
         elif kind == "refused":
-            action = self.ledger.refused(message.refused, now)
-            if action is Action.HOLD:
-                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
-            elif action is Action.DROP:
-                self._owed_since = now
+            self._refused(message.refused, now)
+        elif kind == "outcomes":
+            for outcome in outcomes(message.outcomes):
+                if isinstance(outcome, Answered):
+                    self.ledger.forecast(outcome, now)
+                else:
+                    self._refused(outcome, now)
             self._open_call.succeeded(self._backoff)
         elif kind == "welcome":
             self.ledger.welcome(message.welcome)
             self._link, link.spares = link, message.welcome.durable_in_forecasts
+            # Half of the ticks on the wire, so that client and server need not wait for each other.
+            link.most = max(1, min(message.welcome.max_ticks, self._settings.in_flight // 2))
             self.calls += 1
             self._wake.set()
             self._open_call.served()
@@ -390,6 +418,15 @@ class Engine:
         if self._closing or outbox.waiting or self.labels.waiting:
             self._wake.set()
         self.notify()
+
+    def _refused(self, refused: types_pb2.Refused, now: float) -> None:
+        """Handle the refusal of one tick."""
+        action = self.ledger.refused(refused, now)
+        if action is Action.HOLD:
+            self._loop.call_later(refused.retry_s or OVERLOAD_S, self._retry_overloaded)
+        elif action is Action.DROP:
+            self._owed_since = now
+        self._open_call.succeeded(self._backoff)
 
     def _retry_overloaded(self) -> None:
         self.outbox.release()

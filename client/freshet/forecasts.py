@@ -163,12 +163,7 @@ class Forecasts:
         while len(self._slots) >= self._in_flight:
             self._room.clear()
             await self._room.wait()
-        try:
-            slot = self._engine.accept(tick, self._max_staleness)
-        except TickRefused as error:
-            if error is self._engine.error:
-                raise
-            slot = Slot.refused(error)
+        slot = self._engine.accept_or_refuse(tick, self._max_staleness)
         self._slots.append(slot)
         if len(self._slots) == 1:
             self._engine.notify()

@@ -20,6 +20,7 @@ from freshet.precision import Line, check_ahead
 from freshet.results import Welcome
 from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
 from freshet.ticks import Checked, Layout, Tick, check
+from freshet.together import Answered, message
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
 
@@ -136,6 +137,12 @@ class Ledger:
         slot.sent_at = slot.sent_at or now
         return pb.OpenRequest(tick=pb.Tick(seq=item.seq, x=slot.tick.x, time=slot.tick.time, u=slot.tick.u))
 
+    def together(self, entries: list[Entry[Slot]], now: float) -> pb.OpenRequest:
+        """Return one message for several ticks that follow one another."""
+        for entry in entries:
+            entry.payload.sent_at = entry.payload.sent_at or now
+        return pb.OpenRequest(ticks=message(entries[0].seq, [entry.payload.tick for entry in entries]))
+
     def welcome(self, welcome: pb.Welcome) -> None:
         """Start a call. Raises StateLost, TakenOver; InvalidArgument for an offset that does not match the channels."""
         if welcome.state_origin == pb.Welcome.LOST and not (self._accept_lost and self.latest is None):
@@ -161,7 +168,7 @@ class Ledger:
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
         self._levels = spec.intervals
 
-    def forecast(self, answer: pb.Forecast, now: float) -> None:
+    def forecast(self, answer: pb.Forecast | Answered, now: float) -> None:
         """Record the answer to a tick. Raises ProtocolError for an unexpected answer, or one of the wrong size."""
         seq, judged = answer.seq, answer.judged_through
         slot = self.outbox.forecast(seq, judged)

@@ -290,6 +290,7 @@ class Welcome(Result):
     last_time: event time of the last tick with a time, seconds since 1970-01-01 UTC; None for a fresh stream, and from
         a server that does not know this field.
     durable_in_forecasts: the server reports what is on its disk with forecasts, and alone only when someone waits.
+    max_ticks: ticks that it takes in one message; 0: one at a time.
     """
 
     FRESH: ClassVar = StateOrigin.FRESH
@@ -307,6 +308,7 @@ class Welcome(Result):
     max_undurable: int
     last_time: float | None
     durable_in_forecasts: bool = False
+    max_ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -96,6 +96,7 @@ class FakeServer(pb_grpc.StreamsServicer):
         self.models: dict[str, models_pb2.Model] = {"m": models_pb2.Model(name="m", spec=self.spec)}
         self.events: asyncio.Queue[models_pb2.ModelEvent] = asyncio.Queue()
         self.received: list[pb.Tick] = []  # every Tick of every call
+        self.together: list[int] = []  # numbers of ticks of every message of several
         self.labels: list[tuple[int, list[float]]] = []  # every Label of every call
         self.expected: list[tuple[int, int]] = []  # every Expect of every call
         self.hellos = 0
@@ -109,6 +110,7 @@ class FakeServer(pb_grpc.StreamsServicer):
         self.judge_every = 1  # labels are judged in groups of so many, at a commit
         self.welcoming = asyncio.Event()  # cleared: no Hello is answered, nor a plain call
         self.welcoming.set()
+        self.max_ticks = 0  # in one message; 0: an earlier server, which does not know Ticks
         self.spares = False  # it knows Hello.durable_in_forecasts, and then sends Durable alone only when expected
         self.mute = False  # calls opened now take ticks and answer nothing
         self.overloaded = False
@@ -226,6 +228,7 @@ class FakeServer(pb_grpc.StreamsServicer):
                 max_undurable=self.max_undurable,
                 last_time=stream.last_time,
                 durable_in_forecasts=call.spares,
+                max_ticks=self.max_ticks,
             )
         )
         stream.origin = pb.Welcome.RESUMED
@@ -249,6 +252,8 @@ class FakeServer(pb_grpc.StreamsServicer):
                     self.commit()
             elif request.HasField("tick"):
                 self._tick(request.tick, stream, call)
+            elif request.HasField("ticks"):
+                self._ticks(request.ticks, stream, call)
         if self._server is None:  # not half-closed, dead
             return
         await self.disk.wait()  # half-closed: all on disk first
@@ -272,6 +277,31 @@ class FakeServer(pb_grpc.StreamsServicer):
             call.send(forecast=forecast)
         if self.commit_every and len(stream.ticks) - stream.durable >= self.commit_every:
             self.commit()
+
+    def _ticks(self, message: pb.Ticks, stream: FakeStream, call: FakeCall) -> None:
+        """Each as if it had come alone; Durable may come before the outcomes."""
+        assert 1 <= message.count <= self.max_ticks
+        self.together.append(message.count)
+        x = np.frombuffer(message.x, "<f4").reshape(message.count, -1)
+        time = np.frombuffer(message.time, "<f8") if message.time else [None] * message.count
+        gathered = FakeCall(call.mute, spares=call.spares)
+        for i in range(message.count):
+            at = None if time[i] is None or np.isnan(time[i]) else time[i]
+            self._tick(pb.Tick(seq=message.first_seq + i, x=x[i], time=at), stream, gathered)
+        each = [gathered.out.get_nowait() for _ in range(gathered.out.qsize())]
+        made = [one.forecast for one in each if isinstance(one, pb.OpenResponse) and one.HasField("forecast")]
+        refused = [one.refused for one in each if isinstance(one, pb.OpenResponse) and one.HasField("refused")]
+        outcomes = pb.Outcomes(
+            first_seq=message.first_seq,
+            count=message.count,
+            y=np.array([f.y for f in made], "<f4").tobytes(),
+            version=np.array([f.version for f in made], "<u8").tobytes(),
+            judged_through=np.array([f.judged_through for f in made], "<u8").tobytes(),
+            refused=refused,
+            durable_seq=max((f.durable_seq for f in made), default=0),
+        )
+        if not call.mute:
+            call.send(outcomes=outcomes)
 
     def _refusal(self, tick: pb.Tick, stream: FakeStream) -> types_pb2.Refused | None:
         last = len(stream.ticks)

@@ -23,9 +23,10 @@ from tests.client.fake_server import FakeServer, FakeStream, oracle
 VALUES = np.arange(1.0, 201.0)
 
 
-@pytest.fixture
-async def server():
+@pytest.fixture(params=[0, 16], ids=["one tick a message", "several"])
+async def server(request):
     server = FakeServer()
+    server.max_ticks = request.param
     await server.start()
     yield server
     await server.stop()

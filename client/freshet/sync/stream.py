@@ -29,6 +29,9 @@ class Stream(Blocking[twin.Stream]):
     def step(self, x: Any, time: Any = None, *, known: Any = None) -> Forecast:
         return self._portal.call(self._twin.step(x, time, known=known))
 
+    def steps(self, values: Any, times: Any = None, *, known: Any = None) -> list[Forecast]:
+        return self._portal.call(self._twin.steps(values, times, known=known))
+
     def forecasts(
         self,
         values: Any,
