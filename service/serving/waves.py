@@ -127,17 +127,18 @@ class Runs:
 
     async def answer(
         self, model: ServedModel, session: Session, epoch: int, first: int, time: NDArray[np.float64], x: Array,
-        arrived: float,
+        arrived: float, whole: bool = True,
     ) -> Answered:  # fmt: skip
         """Answer ticks first, first + 1 … of a stream that is in memory, and stays there.
 
-        time: (n,) seconds, NaN: none; x: [n, row]; arrived: clock seconds. Steps of small models are computed here, a
-        few in each turn of the loop, those of others as single ticks are. Raises what `SingleTicks.answer` raises; the
-        ticks before are stepped then, and get their answers when they are sent again.
+        time: (n,) seconds, NaN: none; x: [n, row]; arrived: clock seconds; whole: False to end with the first refusal.
+        Steps of small models are computed here, a few in each turn of the loop, those of others as single ticks are.
+        Raises what `SingleTicks.answer` raises; the ticks before are stepped then, and get their answers when they are
+        sent again.
         """
         outcomes, at, n = _Outcomes(), 0, len(x)
         most = min(RUN_STEPS, limits.MAX_LONE_WORK // model.row_work)
-        while at < n:
+        while at < n and (whole or not outcomes.refused):
             await self._turns.wait()
             if not most:
                 tick = Tick(model, session, epoch, first + at, float(time[at]), x[at], arrived)

@@ -79,6 +79,32 @@ async def test_ticks_of_one_request_are_answered_as_one_by_one(inference):
     for name in ("y", "lower", "upper", "seq", "version"):
         expected = np.concatenate([value(a, name) for a in one_by_one])
         np.testing.assert_array_equal(np.concatenate([value(a, name) for a in together]), expected, name)
+    origins = [origin for a in together for origin in value(a, "state_origin")]
+    assert origins == [origin for a in one_by_one for origin in value(a, "state_origin")]
+
+
+async def test_ticks_of_one_request_may_begin_before_the_streams_last_one(inference):
+    first = await inference.infer("plain", "again", start=True, x=ROWS[:20], seq=range(1, 21))
+
+    answer = await inference.infer("plain", "again", x=ROWS[14:25], seq=range(15, 26))
+    alone = [await inference.infer("plain", "alone", start=i == 0, x=[ROWS[i]]) for i in range(25)]
+
+    np.testing.assert_array_equal(value(answer, "y")[:6], value(first, "y")[14:])
+    np.testing.assert_array_equal(value(answer, "y"), np.concatenate([value(a, "y") for a in alone[14:]]))
+    assert value(answer, "state_origin") == ["RESUMED"] * 11
+
+
+async def test_after_a_refused_tick_no_other_of_its_request_is_stepped(inference):
+    await inference.infer("plain", "conflict", start=True, x=ROWS[:20])
+    rows = ROWS[17:22].copy()
+    rows[1] += 1
+
+    with pytest.raises(grpc.aio.AioRpcError, match="the 1 ticks before it are part of the stream") as refused:
+        await inference.infer("plain", "conflict", x=rows, seq=range(18, 23))
+    after = await inference.infer("plain", "conflict", x=[ROWS[20]])
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert value(after, "seq").tolist() == [[21]]
 
 
 async def test_a_sequence_is_seen_as_a_stream_and_each_door_resumes_what_the_other_did(inference, channel):

@@ -21,6 +21,7 @@ from service.edge.oip.sequences import Kept, OpenSequences, Order
 from service.edge.oip.statistics import Statistics
 from service.edge.oip.tensors import Described, Made, described
 from service.edge.parts import Parts, Places
+from service.edge.wire_ticks import rows
 from service.learning.labels import check_label
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
@@ -155,6 +156,48 @@ class Inferring:
         return kept
 
     async def _ticks(self, parts: Parts, model: ServedModel, kept: Kept, wanted: Asked, arrived: float) -> list[Made]:
+        seq, labelled = wanted.seq or [], wanted.y is not None and not np.isnan(wanted.y).all()
+        follow = not seq or seq == list(range(seq[0], seq[0] + wanted.ticks))
+        answer = self._together if wanted.ticks > 1 and follow and not labelled else self._one_by_one
+        answers, origins = await answer(parts, model, kept, wanted, arrived)
+        return _made(self.tensors(model), wanted.outputs, model.spec.outputs, answers, origins)
+
+    async def _together(
+        self, parts: Parts, model: ServedModel, kept: Kept, wanted: Asked, arrived: float
+    ) -> tuple[list[Answer], list[Origin]]:
+        """Step ticks that follow one another, as many at once as may be undurable."""
+        session, n, answers, origins = kept.session, wanted.ticks, list[Answer](), list[Origin]()
+        found, most = _rows(model, kept, wanted), parts.admission.settings.max_undurable
+        if isinstance(found, Refusal):
+            raise wording.refused(parts.admission.refuse(found), 0)
+        time = np.full(n, math.nan) if wanted.time is None else np.array(wanted.time)
+        first = wanted.seq[0] if wanted.seq else session.last_seq + 1
+        while (at := len(answers)) < n:
+            seq = first + at
+            if seq - session.durable_seq > most and seq == session.last_seq + 1:
+                await parts.journal.flush(unless_full=True)
+            these = slice(at, min(n, at + max(1, session.durable_seq + most + 1 - seq)))
+            origin, repeated = session.origin, session.last_seq + 1 - seq
+            try:
+                part = await parts.runs.answer(
+                    model, session, kept.epoch, seq, time[these], found[these], arrived, whole=False
+                )
+            except Fenced:
+                raise Unavailable("sequence_id", session.id, OTHER_CALL, retry_s=1.0) from None
+            if part.refused:
+                raise wording.refused(part.refused[0], part.refused[0].seq - first)
+            columns = zip(part.y, part.version.tolist(), part.judged.tolist(), strict=True)
+            for i, (y, version, judged) in enumerate(columns):
+                answers.append(
+                    Answer(seq + i, float(time[at + i]), found[at + i].tobytes(), y.tobytes(), version, judged)
+                )
+                origins.append(origin if i <= repeated else Origin.RESUMED)
+        return answers, origins
+
+    async def _one_by_one(
+        self, parts: Parts, model: ServedModel, kept: Kept, wanted: Asked, arrived: float
+    ) -> tuple[list[Answer], list[Origin]]:
+        """Step ticks one after the other, each with its label."""
         session, answers, origins = kept.session, [], []
         assert wanted.x is not None
         for i in range(wanted.ticks):
@@ -179,7 +222,7 @@ class Inferring:
                     raise wording.refused(labelled, i + 1)
             if wanted.ticks > 1:
                 await parts.turns.wait()
-        return _made(self.tensors(model), wanted.outputs, model.spec.outputs, answers, origins)
+        return answers, origins
 
     # ---- labels
 
@@ -242,6 +285,15 @@ def _check(parts: Parts, model: ServedModel, wanted: Asked, static: Array, last_
             refusal = check_label(shape, seq, wanted.y[i], max(seq, last_seq))
         if refusal:
             raise wording.refused(parts.admission.refuse(refusal), 0)
+
+
+def _rows(model: ServedModel, kept: Kept, wanted: Asked) -> Array | Refusal:
+    """Return the rows [n, row] of a request, or why its first tick is refused."""
+    assert wanted.x is not None
+    u = np.zeros((wanted.ticks, 0), np.float32) if wanted.u is None else wanted.u
+    seq = wanted.seq[0] if wanted.seq else kept.session.last_seq + 1
+    row = row_of(model.network, seq, wanted.x[0], u[0], kept.static)
+    return row if isinstance(row, Refusal) else rows(model.network, wanted.x, u, kept.static)
 
 
 def _made(
