@@ -283,10 +283,10 @@ class FakeServer(pb_grpc.StreamsServicer):
         assert 1 <= message.count <= self.max_ticks
         self.together.append(message.count)
         x = np.frombuffer(message.x, "<f4").reshape(message.count, -1)
-        time = np.frombuffer(message.time, "<f8") if message.time else [None] * message.count
+        time = np.frombuffer(message.time, "<f8") if message.time else np.full(message.count, np.nan)
         gathered = FakeCall(call.mute, spares=call.spares)
         for i in range(message.count):
-            at = None if time[i] is None or np.isnan(time[i]) else time[i]
+            at = None if np.isnan(time[i]) else float(time[i])
             self._tick(pb.Tick(seq=message.first_seq + i, x=x[i], time=at), stream, gathered)
         each = [gathered.out.get_nowait() for _ in range(gathered.out.qsize())]
         made = [one.forecast for one in each if isinstance(one, pb.OpenResponse) and one.HasField("forecast")]

@@ -166,7 +166,7 @@ def test_outcomes_come_in_the_order_of_the_ticks():
     found = list(together.outcomes(answer(3, 2, refused=[types_pb2.Refused(seq=4)])))
     assert [outcome.seq for outcome in found] == [3, 4, 5]
     assert isinstance(found[1], types_pb2.Refused)
-    assert [outcome.y.shape for outcome in (found[0], found[2])] == [(2,), (2,)]
+    assert [outcome.y.shape for outcome in found if isinstance(outcome, together.Answered)] == [(2,), (2,)]
     assert [o.seq for o in together.outcomes(answer(1, 0, refused=[types_pb2.Refused(seq=3)]))] == [3]
 
 
