@@ -261,6 +261,7 @@ async def saves_of(live: World, took: float, ticks: int) -> int:
 
 async def test_saves_that_take_long_come_less_often_and_are_not_put_off_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(due, "MOST_INTERVALS", 5)
+    monkeypatch.setattr(due, "LONG_SAVE_S", 1e3)  # a real save takes long on a busy disk
     async with world(tmp_path / "data", checkpoint_chunks=2) as live:
         await two_learned(live)
 
