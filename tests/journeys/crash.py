@@ -29,6 +29,10 @@ BUSY = {
     "anchor_scores": 1, "keep_versions": 1_000_000,
 }  # fmt: skip
 GATE = GateSettings(anchor_labels=64, anchor_scores=1, score_every=2)
+# For a mutant of what a checkpoint holds: save one after every chunk, however long that takes. A busy machine puts many
+# ticks into a chunk and takes long to save, so the kills of a journey may otherwise all come before the first.
+SAVED_ALWAYS: dict[str, Any] = {"checkpoint_chunks": 1}
+SAVES_ALWAYS = "from service.trainer import due\ndue.LONG_SAVE_S = 1e9\n"
 SMALL: dict[str, Any] = {"channels": ["x"], "hidden": 8}
 
 

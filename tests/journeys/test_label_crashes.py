@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,8 +180,16 @@ async def learned_all(server: ServerChild) -> None:
                 await asyncio.sleep(0.1)
 
 
-async def journey(folder: Path, kills: int, ticks: int, windows: int, seed: int, acknowledge: str = "durable") -> None:
-    async with crash.a_server(folder, **KEEP_ALL) as server:
+async def journey(
+    folder: Path,
+    kills: int,
+    ticks: int,
+    windows: int,
+    seed: int,
+    acknowledge: str = "durable",
+    settings: Mapping[str, object] = KEEP_ALL,
+) -> None:
+    async with crash.a_server(folder, **settings) as server:
         told = await within_minutes(through_kills(server, folder, kills, ticks, windows, seed, acknowledge))
         await within(learned_all(server))
         files = replay.Files.of(server.data)
@@ -228,11 +237,11 @@ Journal.run = run
 """
 
 
-async def three_journeys(folder: Path, kills: int) -> None:
+async def three_journeys(folder: Path, kills: int, settings: Mapping[str, object] = KEEP_ALL) -> None:
     """For what must be noticed: the kills of one may all fall where there is nothing to notice."""
     for seed in range(3):
         (folder / str(seed)).mkdir()
-        await journey(folder / str(seed), kills=kills, ticks=600, windows=200, seed=seed)
+        await journey(folder / str(seed), kills=kills, ticks=600, windows=200, seed=seed, settings=settings)
 
 
 @pytest.mark.long
@@ -261,8 +270,8 @@ HostedModel.unpack = classmethod(forget)
 
 @pytest.mark.long
 async def test_a_trainer_that_forgets_which_labels_came_when_it_restarts_would_be_noticed(tmp_path, monkeypatch):
-    crash.mutate(monkeypatch, tmp_path, FORGETFUL)
+    crash.mutate(monkeypatch, tmp_path, FORGETFUL + crash.SAVES_ALWAYS)
 
     # Where the kills fall decides which of the two sees it first.
     with pytest.raises(AssertionError, match=r"each is learned once|as if nothing had happened"):
-        await three_journeys(tmp_path, kills=4)
+        await three_journeys(tmp_path, kills=4, settings=KEEP_ALL | crash.SAVED_ALWAYS)

@@ -69,8 +69,8 @@ async def check_weights(data: Path, files: replay.Files, ticks: int) -> HostedMo
     return whole
 
 
-async def journey(folder: Path, times: int, seed: int) -> None:
-    async with crash.a_server(folder, **NO_SNAPSHOT) as server:
+async def journey(folder: Path, times: int, seed: int, **settings: object) -> None:
+    async with crash.a_server(folder, **NO_SNAPSHOT, **settings) as server:
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)
             async with client.stream("flow", "pump", answer_s=5) as stream:
@@ -102,10 +102,10 @@ HostedModel.unpack = classmethod(forget)
 
 @pytest.mark.long
 async def test_a_trainer_that_forgets_its_optimizer_when_it_restarts_would_be_noticed(tmp_path, monkeypatch):
-    crash.mutate(monkeypatch, tmp_path, FORGETS_THE_OPTIMIZER)
+    crash.mutate(monkeypatch, tmp_path, FORGETS_THE_OPTIMIZER + crash.SAVES_ALWAYS)
 
     with pytest.raises(AssertionError, match="the weights differ"):
-        await journey(tmp_path, times=3, seed=0)
+        await journey(tmp_path, times=8, seed=0, **crash.SAVED_ALWAYS)
 
 
 @pytest.mark.long
