@@ -20,7 +20,7 @@ from tests.journeys.conftest import QUICK
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SETTINGS = {"max_streams": 10_000}
 SCREEN = 40  # lines
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0  # for a whole example, on a busy machine
 
 
 def run(name: str, *arguments: str, code: int = 0) -> str:
@@ -30,7 +30,8 @@ def run(name: str, *arguments: str, code: int = 0) -> str:
         check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     assert ended.returncode == code, ended.stdout + ended.stderr
-    assert ended.stderr == ""
+    # On a busy machine learning may be late by seconds, which a stream that waits for it reports.
+    assert re.sub(r"^stream '.*': max_staleness = \d+ holds tick .*\n", "", ended.stderr, flags=re.M) == ""
     return ended.stdout
 
 
