@@ -1,19 +1,27 @@
 """The demo's series, pace, browser and numbers, without a server."""
 
+import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from freshet import EventKind
 from service.common.errors import Invalid
 from service.engine.export import pack_weights
 from service.programs.backtest import core
 from service.programs.backtest.plan import Plan, make_plan
 from service.programs.demo import browser
 from service.programs.demo.browser import has_display, open_page
+from service.programs.demo.closing import MODEL
 from service.programs.demo.pacing import checked_pace
 from service.programs.demo.recovery import DAY, Errors, Recovery, frozen
+from service.programs.demo.watching import Moment
 from service.programs.demo.worlds import MOST_ZONES, checked_streams, drifted, names, world
 from tests.conftest import ROOT
 
@@ -136,3 +144,41 @@ def test_importing_the_command_line_loads_neither_the_demo_nor_a_browser():
     code = "import sys, service.cli.main; print([m for m in ('webbrowser', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Following:
+    """Stands in for a client and what connects it: a model's events as a test puts them, and exports by number."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
+        self.exported: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[Any]:
+        yield self
+
+    async def watch(self, model: str) -> AsyncIterator[Any]:
+        while True:
+            yield await self.events.get()
+            self.events.task_done()
+
+    async def export(self, model: str, version: int) -> Any:
+        self.exported.append(version)
+        return SimpleNamespace(weights=b"w%d" % version)
+
+
+async def test_the_frozen_version_is_the_one_that_served_at_the_change_however_late_it_is_exported():
+    moment, client = Moment(10), Following()
+    watching = asyncio.create_task(moment.watch(client))  # type: ignore[arg-type]
+    for version in (2, 3):
+        client.events.put_nowait(SimpleNamespace(model=MODEL, kind=EventKind.PUBLISHED, version=version))
+    client.events.put_nowait(SimpleNamespace(model="another", kind=EventKind.PUBLISHED, version=7))
+    await client.events.join()
+
+    moment.taken(9)
+    client.events.put_nowait(SimpleNamespace(model=MODEL, kind=EventKind.PUBLISHED, version=4))
+    moment.taken(40)
+    await moment.settled()
+    watching.cancel()
+
+    assert (client.exported, moment.weights) == ([3], b"w3")

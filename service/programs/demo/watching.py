@@ -10,6 +10,7 @@ from freshet import EventKind
 from service.console.remote import Remote
 from service.programs.demo.closing import MODEL
 
+FIRST = 1  # version of a new model
 PATIENCE_S = 30.0  # for the export of one version, which takes milliseconds
 
 
@@ -20,6 +21,7 @@ class Moment:
         self.at, self.row = at, 0
         self.weights = b""  # of the version in service at the change; empty: not known
         self._drifts: list[int] = []
+        self._version = self._at_change = FIRST  # in service, as far as reported
         self._began, self._exported = asyncio.Event(), asyncio.Event()
 
     @property
@@ -30,7 +32,8 @@ class Moment:
     def taken(self, row: int) -> None:
         """Note that the forecast made at a row has come."""
         self.row = max(self.row, row)
-        if row >= self.at - 1:
+        if row >= self.at - 1 and not self._began.is_set():
+            self._at_change = self._version  # not the one that serves when it is exported: that may have learned more
             self._began.set()
 
     async def watch(self, target: Remote) -> None:
@@ -47,7 +50,7 @@ class Moment:
     async def _export(self, client: freshet.Client) -> None:
         await self._began.wait()
         try:
-            self.weights = (await client.export(MODEL)).weights
+            self.weights = (await client.export(MODEL, self._at_change)).weights
         except freshet.FreshetError:
             pass
         finally:
@@ -55,5 +58,9 @@ class Moment:
 
     async def _collect(self, client: freshet.Client) -> None:
         async for event in client.watch(""):  # of every model: ours does not exist yet when this begins
-            if event.kind == EventKind.DRIFTED and event.model == MODEL:
+            if event.model != MODEL:
+                continue
+            if event.kind == EventKind.DRIFTED:
                 self._drifts.append(self.row)
+            elif event.kind in (EventKind.PUBLISHED, EventKind.ROLLED_BACK):
+                self._version = event.version
