@@ -11,7 +11,7 @@ from typing import Any, Self
 import grpc
 
 from freshet import forks, shown
-from freshet.arguments import identifier, integer, named, number
+from freshet.arguments import identifier, integer, invalid, named, number
 from freshet.connection import Encryption, Route
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, TIMEOUT_S
 from freshet.engine import Engine, Settings
@@ -259,6 +259,7 @@ class Client(Training, KeptStreams):
         model: str,
         *,
         give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
         close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
@@ -267,17 +268,20 @@ class Client(Training, KeptStreams):
         time)`.
 
         give_up_s: fail after this many seconds without any success.
+        answer_s: cut and repeat a call that owes an answer for this many seconds.
         close_s: longest wait for the server's disk at the end, seconds.
         accept_lost: if the server has lost a stream's state, continue from the state it has, instead of raising
             StateLost.
         offset: as for `stream`, for all streams; `step` takes one per stream.
         """
         model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
+        if (answer_s := number(answer_s, "answer_s")) <= 0:
+            raise invalid("answer_s", answer_s, "give a number above 0")
         self._check_open()
         mux = Mux(
             lambda: self._opener(model, lambda to: _stub(to).Mux),
             lambda: self._get_model(model, give_up_s),
-            model, give_up_s, close_s, accept_lost, checked(offset),
+            model, give_up_s, close_s, answer_s, accept_lost, checked(offset),
         )  # fmt: skip
         self._open.add(mux)
         return mux

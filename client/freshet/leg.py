@@ -15,6 +15,7 @@ import numpy as np
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import FreshetError, InvalidArgument, Reason, StateLost, TakenOver
+from freshet.owed import Owed
 from freshet.packed import Ticks, Unconfirmed
 from freshet.retry import Backoff
 from freshet.v1 import streams_pb2 as pb
@@ -35,6 +36,7 @@ class Way:
 class Shared:
     """What the calls of one Mux have in common.
 
+    answer_s: a call that owes an answer for longer is cut and repeated, seconds.
     ways: of the streams that were referred to another node and are not bound since, by handle.
     moved: a node has named another one for a stream. reached: a call is about to be opened at its node; returns whether
     another call to that node has taken over its streams.
@@ -44,6 +46,7 @@ class Shared:
     bindings: Bindings
     sent: Unconfirmed
     waits: Waits
+    answer_s: float
     ways: dict[int, Way]
     moved: Callable[[Leg, int, str], None]
     reached: Callable[[Leg], bool]
@@ -61,6 +64,7 @@ class Leg:
         self.closed = False  # its streams are elsewhere
         self._shared, self._bindings, self._sent, self._backoff = shared, shared.bindings, shared.sent, backoff
         self._call: Any = None
+        self._owed: Owed | None = None  # of the present call; None: none is open
         self._leaving = False  # the node has asked us to reconnect
         self._gone: set[int] = set()  # handles whose streams were in this call, and are elsewhere now
         self._coming: set[int] = set()  # handles whose streams came to this call after it was ready, with their ticks
@@ -111,6 +115,8 @@ class Leg:
         self._leaving = False
         self._gone.clear()
         self._coming.clear()
+        self._owed = owed = Owed(self._owes, self._shared.answer_s)
+        watching = asyncio.create_task(owed.watch(call))
         sending = asyncio.create_task(self._write(call))
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
@@ -125,12 +131,16 @@ class Leg:
                 raise
             if sending.done():
                 sending.result()  # a bug in the writer is raised
-            return None if self.closed else self.open_call.ended("cut: the server was shutting down")
+            if self.closed:
+                return None
+            late = f"no answer for {self._shared.answer_s:g} s"
+            return self.open_call.ended(f"cut: {late if owed.late else 'the server was shutting down'}")
         finally:
-            self.ready = False
+            self.ready, self._owed = False, None
             self.outgoing.clear()
             sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(sending, watching, return_exceptions=True)
             call.cancel()
 
     async def _write(self, call: Any) -> None:
@@ -162,6 +172,8 @@ class Leg:
         """Handle one message, then wake every waiter. Raises an error that ends the Mux."""
         if self.closed:
             return
+        if self._owed is not None:
+            self._owed.heard()
         self.was_open = True
         before = self.progress
         if message.bound:
@@ -211,6 +223,10 @@ class Leg:
                 wave.counted, accepted = True, wave.accepted
                 self._bindings.count(wave.handle[accepted], wave.seq[accepted])
         self._sent.forget_confirmed()
+
+    def _owes(self) -> bool:
+        """Whether the node of this call is to bind a stream, or to answer a tick."""
+        return bool(self._bindings.unbound[self.number]) or self._sent.owes(self._bindings.leg == self.number)
 
     def _has(self, handle: int) -> bool:
         """Whether this call serves the stream of a handle."""

@@ -58,13 +58,14 @@ class Mux:
         name: str,
         give_up_s: float,
         close_s: float,
+        answer_s: float,
         accept_lost: bool = False,
         offset: Any = None,
     ) -> None:
         self._opener, self._get_model, self._name = opener, model, name
         self._give_up_s, self._close_s, self._accept_lost = give_up_s, close_s, accept_lost
         self._waits, self._bindings, self._sent = Waits(give_up_s, self._check), Bindings(), Unconfirmed()
-        self._shared = Shared(name, self._bindings, self._sent, self._waits, {}, self._moved, self._reached)
+        self._shared = Shared(name, self._bindings, self._sent, self._waits, answer_s, {}, self._moved, self._reached)
         self._given_offset = offset  # as `offsets.checked` gives it
         self._turns: deque[Turn] = deque()  # steps under way, in the order of their turns
         self._legs: dict[int, Leg] = {}  # a call to each node that has some of the streams, by number

@@ -270,6 +270,7 @@ async def test_waits_and_bounds_are_numbers(client, wrong):
         "close_s": lambda: client.stream("m", "s", close_s=wrong),
         "in_flight": lambda: client.stream("m", "s", wrong),
         "give_up_s of mux": lambda: client.mux("m", give_up_s=wrong),
+        "answer_s of mux": lambda: client.mux("m", answer_s=wrong),
         "close_s of mux": lambda: client.mux("m", close_s=wrong),
         "in_flight of learn": lambda: client.learn("m", "here", in_flight=wrong),
         "give_up_s of learn": lambda: client.learn("m", "here", give_up_s=wrong),

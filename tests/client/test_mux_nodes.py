@@ -202,7 +202,7 @@ async def test_steps_of_a_stream_that_is_being_bound_again_keep_their_turns(two)
 
 async def test_nothing_more_of_a_stream_is_written_where_it_left():
     bindings, sent = Bindings(), Unconfirmed()
-    shared = Shared("m", bindings, sent, Waits(1.0, lambda: None), {}, lambda *_: None, lambda _: False)
+    shared = Shared("m", bindings, sent, Waits(1.0, lambda: None), 1.0, {}, lambda *_: None, lambda _: False)
     nodes = Nodes(["h:1"], lambda address: None)  # type: ignore[arg-type,return-value]
     here, there = (Leg(shared, bindings.add_leg(), Opener(nodes, "m", lambda _: None, tuple), None) for _ in "ab")  # type: ignore[arg-type,return-value]
     bindings.want(["a", "b"], here.number)

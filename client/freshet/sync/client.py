@@ -110,13 +110,19 @@ class Client:
         model: str,
         *,
         give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
         close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Mux:
         made = self._portal.run(
             lambda: self._client.mux(
-                model, give_up_s=give_up_s, close_s=close_s, accept_lost=accept_lost, offset=offset
+                model,
+                give_up_s=give_up_s,
+                answer_s=answer_s,
+                close_s=close_s,
+                accept_lost=accept_lost,
+                offset=offset,
             )
         )
         return Mux(self._portal, made)

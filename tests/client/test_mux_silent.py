@@ -1,0 +1,82 @@
+"""A Mux whose server takes messages and answers none: its call is cut and repeated, and its error says what waited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+import freshet
+from freshet.owed import Owed
+from tests.client.fake_mux import FakeMux
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeMux]:
+    fake = FakeMux()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest.fixture
+async def client(fake: FakeMux) -> AsyncIterator[freshet.Client]:
+    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:
+        yield connected
+
+
+async def test_a_call_that_owes_an_answer_for_too_long_is_cut_and_its_ticks_sent_again(client, fake):
+    async with client.mux("m", answer_s=0.5, close_s=0.0) as mux:
+        await mux.step(["a", "b"], [1.0, 1.0])
+        fake.silent = {"a"}
+        step = asyncio.create_task(mux.step(["a", "b"], [2.0, 3.0]))
+        await fake.until_taken("a", 2)
+        fake.silent = set()
+
+        packed = await step
+
+        assert (packed.y.ravel().tolist(), packed.seq.tolist()) == ([2.0, 3.0], [2, 2])
+        assert [fake.streams[id].rows for id in "ab"] == [[1.0, 2.0], [1.0, 3.0]]
+        assert fake.calls == [["a", "b"]] * len(fake.calls)
+        assert len(fake.calls) > 1
+
+
+async def test_a_call_that_binds_nothing_is_cut_and_repeated(client, fake):
+    async with client.mux("m", answer_s=0.5, close_s=0.0) as mux:
+        fake.binding.clear()
+        step = asyncio.create_task(mux.step(["a"], [1.0]))
+        async with fake.asked:
+            await fake.asked.wait_for(lambda: len(fake.calls) >= 2 and fake.calls[1] == ["a"])
+        fake.binding.set()
+        assert (await step).seq.tolist() == [1]
+
+
+class Cut:
+    """A call that notes that it was cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+async def test_a_call_is_cut_only_while_it_owes_an_answer():
+    quiet, owing = Cut(), Cut()
+    watches = [
+        asyncio.create_task(Owed(lambda: False, 0.01).watch(quiet)),
+        asyncio.create_task(Owed(lambda: True, 0.2).watch(owing)),  # twenty times as long
+    ]
+    await owing.cancelled.wait()
+    assert not quiet.cancelled.is_set()
+    for watch in watches:
+        watch.cancel()
+    await asyncio.gather(*watches, return_exceptions=True)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0])
+def test_the_longest_silence_is_above_zero(wrong):
+    with freshet.sync.connect("127.0.0.1:1") as client, pytest.raises(freshet.InvalidArgument) as refused:
+        client.mux("m", answer_s=wrong)
+    assert refused.value.field == "answer_s"
