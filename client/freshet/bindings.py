@@ -139,9 +139,9 @@ class Bindings:
         handles = self.handles_of(leg)
         self.unbound[leg], self._unasked[leg] = set(handles), {self._ids[handle]: None for handle in handles}
 
-    def unasked(self, leg: int) -> bool:
-        """Whether `ask` returns anything."""
-        return bool(self._unasked[leg])
+    def unasked(self, leg: int) -> int:
+        """Return the number of streams that `ask` has still to return."""
+        return len(self._unasked[leg])
 
     def ask(self, leg: int) -> list[pb.Bind]:
         """Return the next streams to bind, as many as fit into one message, and count them as requested."""

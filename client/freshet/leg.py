@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from freshet import shown
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import FreshetError, InvalidArgument, Reason, StateLost, TakenOver
@@ -68,6 +69,18 @@ class Leg:
         self._leaving = False  # the node has asked us to reconnect
         self._gone: set[int] = set()  # handles whose streams were in this call, and are elsewhere now
         self._coming: set[int] = set()  # handles whose streams came to this call after it was ready, with their ticks
+
+    def __repr__(self) -> str:
+        """State, for errors: what waits here, and for what."""
+        bindings, number = self._bindings, self.number
+        parts = [
+            shown.count(bindings.streams_of(number), "stream"),
+            f"{len(bindings.unbound[number])} not bound",
+            f"{bindings.unasked(number)} not asked for",
+            f"{shown.count(len(self.outgoing), 'message')} to write",
+            "no open call" if self._owed is None else f"no message for {self._owed.silent_s:.0f} s",
+        ]
+        return f"{self.open_call.heading or 'no node yet'}: {', '.join(parts)}"
 
     # --- streams that come and go
 
@@ -155,7 +168,7 @@ class Leg:
                 message = following
 
     def _has_work(self) -> bool:
-        return not self._leaving and (self._bindings.unasked(self.number) or bool(self.outgoing))
+        return not self._leaving and (self._bindings.unasked(self.number) > 0 or bool(self.outgoing))
 
     def _next(self) -> pb.MuxRequest | None:
         """Return the next message to write; None if there is nothing to write."""

@@ -259,8 +259,16 @@ class Mux:
         try:
             await self._waits.until(done, (what, lambda: self._progress(turn)))
         except Unavailable as error:
+            if self._error is None:
+                error.args = (f"{error}; {self._waiting()}",)
             self._fail(error)
             raise
+
+    def _waiting(self) -> str:
+        """Return what waits in each call, for the error of a step that waited for too long."""
+        adrift = len(self._bindings.adrift)
+        pausing = [f"{shown.count(adrift, 'stream')} between two nodes"] if adrift else []
+        return "; ".join([*map(repr, list(self._legs.values())[:NAMED]), *pausing])
 
     def _progress(self, turn: Turn) -> object:
         if len(self._legs) == 1:

@@ -80,3 +80,13 @@ def test_the_longest_silence_is_above_zero(wrong):
     with freshet.sync.connect("127.0.0.1:1") as client, pytest.raises(freshet.InvalidArgument) as refused:
         client.mux("m", answer_s=wrong)
     assert refused.value.field == "answer_s"
+
+
+async def test_the_error_of_a_step_that_waited_too_long_says_what_waited_and_where(client, fake):
+    mux = await client.mux("m", give_up_s=1.0, close_s=0.0).open()
+    await mux.step(["a", "b"], [1.0, 1.0])
+    fake.binding.clear()
+    with pytest.raises(freshet.Unavailable, match="waiting for 1 streams to be bound") as raised:
+        await mux.step(["c"], [1.0])
+    state = "3 streams, 1 not bound, 0 not asked for, 0 messages to write, no message for "
+    assert f"; 127.0.0.1:{fake.port}: {state}" in str(raised.value)
