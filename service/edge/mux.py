@@ -158,10 +158,10 @@ class MuxCall:
             self.model, rows, columns.seq[index], columns.time[index], message.x[index]
         )  # fmt: skip
         stepped = outcome.stepped._replace(at=index[outcome.stepped.at])
+        self.handles.waiting[columns.handle[stepped.at]] = True  # before a write, during which they may reach the disk
         if not message.answers.add(stepped):
             await self.write(forecasts=message.answers.message())
             message.answers = Answers(columns, self.model.spec.outputs, stepped)
-        self.handles.waiting[columns.handle[stepped.at]] = True
         for i, other in outcome.others.items():
             handle = int(columns.handle[index[i]])
             if isinstance(other, Answer):

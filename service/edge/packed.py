@@ -41,7 +41,8 @@ class Handles:
                 longer[: len(old)] = old
                 setattr(self, name, longer)
         self.number[handle], self.epoch[handle] = session.number, session.epoch
-        self.reported[handle], self.waiting[handle] = session.durable_seq, False
+        durable = session.durable_seq
+        self.reported[handle], self.waiting[handle] = durable, durable < session.last_seq  # answered in a call before
         self.static[handle] = static
 
     def numbers(self, handles: NDArray[np.uint32]) -> NDArray[np.uint32]:
