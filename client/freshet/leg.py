@@ -138,7 +138,7 @@ class Leg:
                 self._receive(call, message)
             return self.open_call.ended("ended by the server")
         except grpc.aio.AioRpcError as error:
-            return await self.open_call.failed(error, self.was_open)
+            return None if self.closed else await self.open_call.failed(error, self.was_open)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

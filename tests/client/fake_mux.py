@@ -42,6 +42,7 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
         for event in (self.binding, self.answering, self.reading):
             event.set()
         self.end = asyncio.Event()  # set: ends the open call
+        self.code = grpc.StatusCode.UNAVAILABLE  # with which it ends
         self.committing = True  # what is answered is on disk
         self.unbindable: set[str] = set()
         self.silent: set[str] = set()  # streams whose ticks are taken and not answered
@@ -115,7 +116,7 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
         try:
             while (answer := await out.get()) is not None:
                 yield answer
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "ended by the test")
+            await context.abort(self.code, "ended by the test")
         finally:
             self._outs.remove(out)
             self._bound.pop(id(out), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 
 import freshet
@@ -47,6 +48,29 @@ async def test_a_call_that_its_streams_have_left_takes_nothing_of_a_later_call_w
             place(two, dict.fromkeys(IDS, to))
             two.nodes[source].move(IDS, two.addresses[to])
             assert (await mux.step(IDS, [1.0] * 4)).seq.tolist() == [seq] * 4
+        released.set()
+
+
+async def test_how_a_call_ends_that_its_streams_have_left_does_not_matter(monkeypatch):
+    released, opened, made = asyncio.Event(), Opener.open, list[Lingering]()
+
+    def lingering(opener: Opener[Any]) -> Lingering:
+        made.append(Lingering(opened(opener), released))
+        return made[-1]
+
+    monkeypatch.setattr(Opener, "open", lingering)
+    async with cluster(FakeMux) as two, mux_of(two, give_up_s=5.0) as mux:
+        place(two, {})
+        await mux.step(IDS, [1.0] * 4)
+        place(two, dict.fromkeys(IDS, 1))
+        two.nodes[0].move(IDS, two.addresses[1])
+        await mux.step(IDS, [2.0] * 4)
+
+        two.nodes[0].code = grpc.StatusCode.PERMISSION_DENIED
+        two.nodes[0].end.set()
+        await made[0].code()
+        for seq in range(3, 6):
+            assert (await mux.step(IDS, [3.0] * 4)).seq.tolist() == [seq] * 4
         released.set()
 
 
