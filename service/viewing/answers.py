@@ -9,6 +9,7 @@ import numpy as np
 
 from model.fold.errors import PERSISTENCE_SQUARED, QUANTITIES, SQUARED, kept_steps
 from service.common.errors import Invalid, NotFound
+from service.common.slices import slice_of
 from service.observe.events import REMEMBERED
 from service.streams.served import ServedModel
 from service.viewing.channels import latest
@@ -32,8 +33,17 @@ async def check_stream(seen: Seen, source: ServedModel, stream: str) -> int:
     seen.catalog.check_there(source)
     row = source.table.by_id.get(stream)
     if row is None:
-        raise NotFound("stream", stream, "no such stream in this model; list its streams")
+        raise NotFound("stream", stream, _where_else(source, stream))
     return row
+
+
+def _where_else(source: ServedModel, stream: str) -> str:
+    """Return the remedy for a stream that a model does not have."""
+    part = source.slices.part
+    if part and (other := slice_of(stream, part.count)) != part.index:
+        this = f"these streams are in slice {part.index + 1}"
+        return f"it is in slice {other + 1} of {part.count}, {this}: ask for them apart"
+    return "no such stream in this model; list its streams"
 
 
 async def some_stream(seen: Seen, source: ServedModel) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ def model_facts(seen: Seen, model: ServedModel) -> dict[str, Any]:
         "published_time": counted.published_time or None, "unjudged_seconds": counted.unjudged_seconds,
         "experts": dict(learner.report.experts) if learner.report else {},
     }  # fmt: skip
+    part = model.slices.part
+    facts["slice"] = {"index": part.index, "count": part.count} if part else None
     return facts | {"compared": learner.compared._asdict() if learner.compared else None}
 
 

@@ -151,6 +151,25 @@ def test_names_are_encoded_in_paths_and_queries_and_no_refusal_is_unexplained(ev
         assert said.endswith(" List them."), said
 
 
+def test_what_another_node_has_is_said_with_the_address_of_its_page(evaluate):
+    moved = {"reason": "MOVED", "field": "shard", "remedy": "it is on another node", "http": "10.0.0.2:8301"}
+    said = evaluate("api", "explain", f"explain(421, {json.dumps(moved)}, '#/flow?stream=a')")
+    assert said == "Another node of the cluster has this: open http://10.0.0.2:8301/#/flow?stream=a to see it."
+    assert evaluate("api", "explain", "explain(421, {remedy: 'use localhost'})").startswith("The server answers only")
+
+
+def test_a_model_in_slices_says_which_part_of_it_is_shown(evaluate):
+    def said(**of):
+        return evaluate("sentences", "sliceSentence", f"sliceSentence({json.dumps(of)})")
+
+    part = said(model={"slice": {"index": 1, "count": 3}}, streams=["pump-1", "pump-4"], node="10.0.0.2:8300")
+    assert "only streams of slice 2 are shown, which this node (10.0.0.2:8300) serves: pump-1, pump-4." in part
+    home = said(model={"slices": 3, "slice": None})
+    assert home.startswith("This model is served in 3 slices, each with its own streams; this node is its home")
+    assert home.endswith("Choose a stream to see it, on the node that serves its slice.")
+    assert said(model={"slices": 0, "slice": None}) == said(model=None) == ""
+
+
 def test_a_running_mean_is_that_of_the_known_values_and_waits_for_enough_of_them(evaluate):
     assert evaluate("windows", "runningMean", "runningMean([1, null, 3, 5, null, null, 9], 3, 1)") == [
         1, 1, 2, 4, 4, 5, 9,

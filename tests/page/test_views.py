@@ -157,6 +157,7 @@ def test_each_picture_is_read_by_the_healthy_ranges(run, call, words):
     ("model", "words"),
     [("null", "Waiting"), ("{ learned: 0 }", "has not learned a label"), ("{ learned: 9, paused: true }", "paused"),
      ("{ learned: 9 }", "within 16 updates, once labels arrive"),
+     ("{ learned: 0, slice: { index: 0, count: 2 } }", "the node of the model's home"),
      ("{ learned: 0, spec: { learn: false } }", "learn = false")],
 )  # fmt: skip
 def test_without_a_report_the_page_says_why(run, model, words):

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from service.common.errors import Invalid, NotFound, ServiceError
+from service.common.slices import slice_of
+from service.journal.records import Slice
 from service.streams.served import ServedModel
 from service.trainer.reports import ErrorTables
 from service.viewing.encoding import encode
@@ -81,6 +83,17 @@ async def test_wrong_names_and_numbers_are_refused_by_field(tmp_path: Path) -> N
                 await asked
             assert isinstance(refused.value, ServiceError)
             assert refused.value.field == field
+
+
+async def test_a_slice_says_what_it_is_and_where_a_stream_of_another_one_is(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        model, seen, v = await w.model(), w.server.seen(), viewing(w)
+        assert v.model(seen, model)["slice"] is None
+        others = next(f"s-{n}" for n in range(99) if slice_of(f"s-{n}", 3) == 2)
+        model.slices.apply(Slice(0, 3, 1), 0)
+        assert v.model(seen, model)["slice"] == {"index": 0, "count": 3}
+        with pytest.raises(NotFound, match="it is in slice 3 of 3, these streams are in slice 1"):
+            await v.block(seen, model, others, "", 1, 10)
 
 
 async def test_a_point_says_what_was_forecast_what_came_and_which_version_learned_it(tmp_path: Path) -> None:

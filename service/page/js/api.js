@@ -8,13 +8,14 @@ const QUIET = 25_000; // ms without a byte (the server sends a comment each 10 s
 /** A refusal of the server: status, reason, field, value and remedy as it gave them. `message` is fit to be shown. */
 export class Refusal extends Error {
   constructor(status, error = {}) {
-    super(explain(status, error));
+    super(explain(status, error, globalThis.location?.hash));
     Object.assign(this, { status, reason: error.reason ?? "", field: error.field ?? "", value: error.value ?? "", remedy: error.remedy ?? "" });
   }
 }
 
-/** What a refusal means, in a sentence. Pure. */
-export function explain(status, { reason = "", field = "", value = "", remedy = "" } = {}) {
+/** What a refusal means, in a sentence. hash: of the page's address, for the page of another node. Pure. */
+export function explain(status, { reason = "", field = "", value = "", remedy = "", http = "" } = {}, hash = "") {
+  if (reason === "MOVED") return `Another node of the cluster has this: ${http ? `open http://${http}/${hash} to see it.` : `${remedy}.`}`;
   const what = field ? `${field} ${JSON.stringify(value)}` : "";
   const sentence = {
     401: "The server asks for a token.",

@@ -7,6 +7,7 @@ import { el, setText } from "./dom.js";
 import * as format from "./format.js";
 import * as notices from "./notices.js";
 import { createRoute } from "./route.js";
+import { sliceSentence } from "./sentences.js";
 import { createStore } from "./store.js";
 import { tabs } from "./tabs.js";
 import { colours, onTheme, themeButton } from "./theme.js";
@@ -107,8 +108,8 @@ async function chooseModel() {
     if (now !== epoch) return;
     store.apply("model", facts);
   } catch (error) {
-    if (now === epoch) noModel(error);
-    return;
+    if (now !== epoch) return;
+    if (error.reason !== "MOVED" || !route.get().streams.length) return noModel(error); // else this node may serve their slice
   }
   byId("pause").disabled = false;
   await show();
@@ -196,8 +197,14 @@ function missing(title) {
 }
 
 function ask(shown = mounted?.show ?? []) {
-  const { model, streams: ids, target: named, step: ahead, ghost: of } = route.get();
-  watch.ask({ model, streams: ids, target: named, step: Math.min(ahead, store.model?.horizon ?? ahead), ghost: of, show: shown });
+  const { model, streams: ids, target: named, step: ahead, ghost: of, view } = route.get();
+  const learns = sliced() && !VIEWS.find(({ id }) => id === view)?.controls.length; // a slice does not learn: its home is asked
+  watch.ask({ model, streams: learns ? [] : ids, target: named, step: Math.min(ahead, store.model?.horizon ?? ahead), ghost: of, show: shown });
+}
+
+/** Whether streams of the model are served elsewhere than where it learns. */
+function sliced() {
+  return Boolean(store.model?.slices || store.model?.slice);
 }
 
 /* ── Drawing ─────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -220,6 +227,7 @@ function paint() {
 
 function draw(changes) {
   drawn = performance.now();
+  notices.part(sliceSentence({ model: store.model, streams: store.streams, node: store.info?.node }));
   if (!mounted) return;
   try {
     mounted.handle.update(changes);

@@ -28,6 +28,12 @@ export function message(text, { bad = false } = {}) {
     el("button", { type: "button", class: "small", "aria-label": "Close the message", onclick: () => message("") }, "Close"));
 }
 
+/** A line under the choices: which part of a model in slices is shown; "" for none. */
+export function part(text) {
+  byId("part").hidden = !text;
+  setText(byId("part"), text);
+}
+
 /** Say discreetly how many messages this page was too slow for. */
 export function dropped(count) {
   byId("dropped").hidden = count === 0;

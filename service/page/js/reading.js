@@ -50,6 +50,7 @@ export function noReport(model, samples = []) {
   const rule = `One update in ${REPORTED} reports its gradient by layer and lag`;
   if (!model) return "Waiting for the server.";
   if (model.spec?.learn === false) return "This model does not learn (learn = false), so it has no gradients.";
+  if (model.slice) return "A slice of a model does not learn: the node of the model's home shows its gradients.";
   if (model.paused) return "Learning is paused: gradients are reported again when it is resumed, in the view Versions.";
   if (!model.learned) return `No gradient report yet: this model has not learned a label. ${rule}, so the first comes with its first ${REPORTED} updates.`;
   const rates = samples.slice(-RECENT).map(({ updates_per_s: rate }) => rate).filter(Number.isFinite);

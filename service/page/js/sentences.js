@@ -1,6 +1,6 @@
 // What errors say, in one sentence each. Pure: no document, so that Node can import it.
 
-import { number, plural, times } from "./format.js";
+import { number, plural, short, times } from "./format.js";
 
 const WARM_UP = 16; // of the ghost: ticks that are not scored
 
@@ -33,6 +33,24 @@ export function standing({ labels, served, persistence, least_squares: squares, 
     .filter(([, value]) => value > 0).map(([own, value, name]) => `${times(own / value)} ${name}`);
   const list = against.length > 1 ? `${against.slice(0, -1).join(", ")} and ${against.at(-1)}` : against[0];
   return `Over the last ${plural(labels, "label")} the squared error of what serves is ${list}.`;
+}
+
+/**
+ * Which part of a model in slices is shown, in one sentence; "" of a model in one piece. model: MODEL, whose `slice` says which part it is,
+ * or whose `slices` say how many it learns from; streams: ids that are shown; node: the address of this node, or "".
+ */
+export function sliceSentence({ model, streams = [], node = "" }) {
+  const here = node ? `this node (${node})` : "this node";
+  if (model?.slice) {
+    const { index, count } = model.slice;
+    const which = streams.length ? `: ${streams.map((id) => short(id, 40)).join(", ")}` : "";
+    return `This model is served in ${count} slices, and only streams of slice ${index + 1} are shown, which ${here} serves${which}. Those of the others are not in these pictures; what it learns is in Gradient flow, Versions and Service on the node of its home.`;
+  }
+  if (model?.slices > 0) {
+    const what = streams.length ? "" : " Choose a stream to see it, on the node that serves its slice.";
+    return `This model is served in ${plural(model.slices, "slice")}, each with its own streams; ${here} is its home and learns from all of them, which is what is shown.${what}`;
+  }
+  return "";
 }
 
 /** How the error grows with the step, in one sentence. task: of the model, as in its spec. */

@@ -159,7 +159,7 @@ function mount(root, ctx) {
       const all = ["hello", "route", "theme"].some((name) => changes.has(name));
       for (const one of charts.values()) if (all || store.ticks(one.stream)?.revision !== one.revision) draw(one);
       live.hidden = route.get().from === null;
-      main.empty(store.streams.length ? "" : store.hello ? "No stream of this model has ticked yet. Send one a value and it appears here; or choose streams above." : "Waiting for the first values…");
+      main.empty(store.streams.length ? "" : store.hello ? store.model?.slices ? "The streams of this model are in its slices: choose one above." : "No stream of this model has ticked yet. Send one a value and it appears here; or choose streams above." : "Waiting for the first values…");
     }
     if (["hello", "scores", "route"].some((name) => changes.has(name))) say();
     main.refresh();

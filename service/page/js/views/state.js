@@ -85,6 +85,7 @@ function looksOf(states, layer) {
 
 function emptyText(store, stream) {
   if (!store.hello) return "Waiting for the server.";
+  if (!stream && store.model?.slices) return "The streams of this model are in its slices: choose one above.";
   if (!stream) return "No stream is chosen, and none has ticked: a state begins with a stream's first tick.";
   return `States are shown from when this page was opened: the first column of ${stream} comes with its next tick.`;
 }
