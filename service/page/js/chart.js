@@ -70,7 +70,7 @@ export function chart(host, options) {
     const c = colours();
     const axis = { stroke: c.muted, font: FONT, grid: { stroke: c.grid, width: 1 }, ticks: { stroke: c.line, width: 1, size: 4 } };
     return {
-      width: Math.max(120, host.clientWidth), height: o.height, legend: { show: false }, padding: [12, 28, 0, 0],
+      width: Math.max(120, host.clientWidth), height: o.height, legend: { show: false }, padding: [12, 38, 0, 0],
       tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
       cursor: {
         y: false, points: { size: 7 }, drag: { x: Boolean(o.onzoom), y: false, setScale: false },

@@ -28,6 +28,7 @@ const NONE_YET = 5000; // ms between looks for a first model, or for one that is
 const RELIST = 15_000; // ms between two lists of models
 
 const NO_MODELS = ["No models yet", "This server has no model that you may see. As soon as one is created (freshet create NAME), it is shown here."];
+const HELD = "The page is paused: this view shows what had come before. Resume shows what comes.";
 const NOT_YOURS = ["This token does not see models", "Its role is for metrics: the view Service is yours, the others need a token that may read models."];
 
 const byId = (id) => document.getElementById(id);
@@ -172,6 +173,7 @@ async function show() {
   choices.fill();
   ask(view.show);
   draw(new Set([...ALL, "route"]));
+  if (paused) notices.message(HELD);
 }
 
 async function load(id) {
@@ -242,6 +244,7 @@ function pause() {
   const button = byId("pause");
   button.setAttribute("aria-pressed", String(paused));
   setText(button, paused ? "Resume" : "Pause");
+  if (!paused && byId("message").textContent.includes(HELD)) notices.message("");
   const live = byId("connection").dataset.state;
   if (live === "connected" || live === "paused") notices.connection(paused ? "paused" : "connected", paused ? `Paused at ${format.clock(Date.now() / 1000)}` : "Live");
   schedule();

@@ -10,6 +10,7 @@ export function pointPanel(ctx, { onclose }) {
   const { api, route, store } = ctx;
   let shown = { columns: [], rows: [] };
   let asked = 0;
+  let opener = null; // what had the focus when it was opened
   const one = panel({
     name: "point", title: "One point", wide: true, table: () => shown, newest: false, file: () => [route.get().model],
     help: "Which version made this forecast, how much it had not learned yet, and into which version the outcome went.",
@@ -21,12 +22,14 @@ export function pointPanel(ctx, { onclose }) {
 
   function shut() {
     asked += 1;
+    if (one.element.contains(document.activeElement)) opener?.focus(); // else the keyboard would begin at the top again
     one.element.hidden = true;
     onclose();
   }
 
   async function open({ stream, target, shown: tick, made }) {
     const request = (asked += 1);
+    if (!one.element.contains(document.activeElement)) opener = document.activeElement;
     one.element.hidden = false;
     one.say(`Tick ${number(tick, 12)} of ${stream}.`);
     one.empty("Asking the server…");

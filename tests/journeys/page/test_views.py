@@ -66,6 +66,8 @@ async def test_a_click_on_the_chart_says_which_version_answered(server, looking,
     await plot.click(position=await _middle(plot))
 
     await expect(looking.at("panel-point")).to_contain_text("version")
+    await looking.at("point-close").click()
+    await expect(panel.locator(".chart").first).to_be_focused()
 
 
 async def test_a_stretch_of_time_without_ticks_has_no_line_across(server, looking, client, name):
@@ -107,12 +109,16 @@ async def test_a_change_of_view_keeps_the_stream_and_the_ghost(server, looking, 
     ghost, stream = await picker.locator("option").first.text_content(), await streams.text_content()
     await living.until(EventKind.PUBLISHED, 8)
 
+    heading = "getComputedStyle(document.querySelector('.multiple h3')).font"
+    font = await looking.page.evaluate(heading)
+
     for view in ("state", "gradient", "forecast"):
         async with looking.page.expect_response(lambda response: "/watch?" in response.url):
             await looking.tab(view)
 
     await expect(picker.locator("option").first).to_have_text(ghost or "")
     assert await streams.text_content() == stream
+    assert await looking.page.evaluate(heading) == font, "a style sheet of another view changes this one"
 
 
 async def test_a_model_that_is_deleted_is_said_to_be_gone_and_shown_again_when_it_is_there(
@@ -166,6 +172,12 @@ async def test_a_paused_page_stands_still_and_then_catches_up(server, looking, l
         """document.querySelector('[data-testid="table-forecast"] tbody tr:last-child').textContent !== it""",
         "".join(before[-1]),
     )
+
+    await looking.at("pause").click()
+    await looking.tab("state")
+    await expect(looking.at("message")).to_contain_text("The page is paused")
+    await looking.at("pause").click()
+    await expect(looking.at("message")).to_be_empty()
 
 
 async def test_a_name_that_is_html_is_shown_as_text(server, looking, client, living):
