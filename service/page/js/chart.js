@@ -80,7 +80,7 @@ export function chart(host, options) {
       scales: { x: { time, range: () => range() }, y: { distr: o.log ? 3 : 1, range: (_, low, high) => yRange(low, high) } },
       axes: [
         { ...axis, size: (_, labels) => ((labels ?? []).some((text) => text?.includes("\n")) ? 44 : 28), space: (u, _, min, max, width) => (time && ((max - min) * o.xspace) / width < 1 ? MILLISECONDS : o.xspace), gap: 4, ...(time ? { values: (_, splits, __, ___, increment) => timeLabels(splits, increment) } : { incrs: WHOLE, values: (_, splits) => splits.map((x) => number(x, 9)) }) },
-        { ...axis, space: o.height < TALL ? LABEL_LOW : LABEL, ...(o.log ? { splits: (u, _, min, max) => logLabels(min, max, (o.height - AROUND) / LABEL) } : {}), size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
+        { ...axis, space: o.height < TALL ? LABEL_LOW : LABEL, ...(o.log ? { splits: (u, _, min, max) => logLabels(min, max, (o.height - AROUND) / LABEL), filter: (_, splits) => splits } : {}), size: (_, labels) => Math.max(52, 16 + 7 * Math.max(0, ...(labels ?? []).map((text) => (text ?? "").length))), gap: 4,
           values: (_, splits) => splits.map((y) => (y === null ? "" : o.yformat(y))), ...(o.ylabel ? { label: o.ylabel, labelFont: FONT, labelSize: 18, labelGap: 0 } : {}) },
       ],
       series: [{}, ...o.series.map((one) => line(one, c))],

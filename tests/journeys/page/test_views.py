@@ -25,6 +25,14 @@ DRAWN = """share => {
     return Array.from({ length: height }, (_, n) => data[4 * n + 3] > 200 && data[4 * n] + data[4 * n + 1] < 120)
         .filter(Boolean).length;
 }"""
+# Collects the labels of vertical axes, which stand at the right end of their room, by canvas.
+WRITTEN = """window.written = new WeakMap();
+const write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+    if (text && this.textAlign === "right" && !window.written.get(this.canvas)?.add(text))
+        window.written.set(this.canvas, new Set([text]));
+    return write.call(this, text, ...more);
+};"""
 HOSTILE = "<img src=x onerror=alert(document.domain)>"
 
 
@@ -82,6 +90,23 @@ async def test_a_stretch_of_time_without_ticks_has_no_line_across(server, lookin
     await looking.until(f"({DRAWN})(0.2) > 0 && ({DRAWN})(0.9) > 0")
 
     assert await looking.page.evaluate(f"({DRAWN})(0.5)") == 0
+
+
+async def test_a_logarithmic_axis_shows_all_its_labels(server, looking):
+    await looking.page.add_init_script(WRITTEN)
+    await looking.open(server.http)
+    await expect(looking.at("connection")).not_to_have_text("Starting")
+
+    await looking.page.evaluate("""async () => {
+        const host = document.body.appendChild(document.createElement("div"));
+        const { chart } = await import("./page/js/chart.js");
+        const series = [{ key: "y", label: "norm", colour: "text" }];
+        window.drawn = chart(host, { label: "Norm", log: true, height: 180, series });
+        window.drawn.set({ x: [0, 1, 2], y: [0.4, 9, 2] });
+    }""")
+
+    await looking.until("window.written.get(window.drawn.canvas)?.size >= 2")
+    assert await looking.page.evaluate("[...window.written.get(window.drawn.canvas)].sort()") == ["1", "10", "3"]
 
 
 async def test_a_link_restores_what_was_seen(server, looking, living):
