@@ -64,5 +64,5 @@ class LivePath:
         stepper = Stepper(journal, self.champions, serving, clock, self.steps)
         self.ticks = SingleTicks(self.admission, self.champions, stepper, journal, serving, clock)
         self.waves = Waves(self.catalog, self.admission, stepper, clock)
-        self.runs = Runs(self.admission, self.champions, stepper, self.ticks, self.turns, clock)
+        self.runs = Runs(self.admission, self.champions, stepper, self.ticks, self.turns, serving, clock)
         Progress(self.catalog, journal, metrics.journal)  # the journal holds it

@@ -21,9 +21,8 @@ from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import journal_failed
 from service.serving.loading import Champions
 from service.serving.steps import Piece, Steps
-from service.streams.runs import advance_run, step_run
+from service.streams.runs import Run, advance_run, step_runs
 from service.streams.served import ServedModel
-from service.streams.session import Session
 from service.streams.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
@@ -102,33 +101,34 @@ class Stepper:
         metrics.ticks.inc(n)
         return judged
 
-    def run(
-        self, model: ServedModel, session: Session, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array,
-        waited: float,
-    ) -> tuple[Array, int]:  # fmt: skip
-        """Compute and commit n ticks of one stream that follow its last; returns answers [n, A] and judged_through.
+    def runs(self, model: ServedModel, runs: list[Run]) -> list[tuple[Array, int]]:
+        """Compute and commit runs of distinct streams; returns answers [n, A] and judged_through of each.
 
-        seq, time: (n,); x: [n, row]; waited: seconds since they arrived. Raises Unavailable if the journal has failed;
-        nothing has changed then.
+        Raises Unavailable if the journal has failed: the runs from that one on have changed nothing then.
         """
-        started, n, row = self._clock(), len(seq), session.row
-        y, state = step_run(model, self._champions.session(model), row, time, x)
-        took = (self._clock() - started) / n
+        started = self._clock()
+        computed = step_runs(model, self._champions.session(model), runs)
+        sizes = [len(run.seq) for run in runs]
+        steps = max(sizes)
+        self._metrics.compute_seconds.observe_same((self._clock() - started) / steps, steps)
+        for t in range(steps):
+            self._metrics.batch_rows.observe(sum(size > t for size in sizes))
+        return [(y, self._commit_run(model, run, y, state)) for run, (y, state) in zip(runs, computed, strict=True)]
+
+    def _commit_run(self, model: ServedModel, run: Run, y: Array, state: Array) -> int:
+        session, seq, time, x = run
         try:
-            ticks = Ticks(np.full(n, session.number, np.uint32), seq, time, x)
+            ticks = Ticks(np.full(len(seq), session.number, np.uint32), seq, time, x)
             end = self._journal.append(model.number, ticks)
             mirror_ticks(self._journal, model, ticks)
         except JournalFailed as error:
             raise journal_failed() from error
-        judged = advance_run(model, row, seq, time, x, y, state, end)
-        self._metrics.queue_seconds.observe_same(waited, n)
-        self._metrics.compute_seconds.observe_same(took, n)
-        self._metrics.batch_rows.observe_same(1, n)
+        judged = advance_run(model, run, y, state, end)
         metrics = self._metrics.of(model.key)
         for one in seq.tolist():
             metrics.staleness.observe(one - judged)
-        metrics.ticks.inc(n)
-        return y, judged
+        metrics.ticks.inc(len(seq))
+        return judged
 
     # ---- beside the loop
 

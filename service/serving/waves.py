@@ -10,18 +10,21 @@ from numpy.typing import NDArray
 
 from service.common import limits
 from service.common.errors import Refusal
+from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission, Outcome
+from service.serving.batcher import Batcher
 from service.serving.catalog import Catalog
 from service.serving.loading import Champions
 from service.serving.stepping import Stepped, Stepper
 from service.serving.steps import Piece, Turns
 from service.serving.ticks import Fenced, SingleTicks, Tick
+from service.streams.runs import Run
 from service.streams.served import ServedModel
 from service.streams.session import Session
 from service.streams.table import Rows
 
 Array = NDArray[np.float32]
-RUN_STEPS = 16  # of one stream, between two looks at the clock: under a millisecond
+RUN_STEPS, RUNS = 16, 16  # ticks of one stream, and streams, in one turn of the loop: about 2 ms
 
 
 class Wave(NamedTuple):
@@ -82,7 +85,7 @@ class Answered(NamedTuple):
     refused: list[Refusal]
 
 
-class _Outcomes:
+class Outcomes:
     """Collects `Answered`, in order."""
 
     def __init__(self) -> None:
@@ -110,8 +113,24 @@ class _Outcomes:
         return Answered(y, np.array(self._version, np.uint64), np.array(self._judged, np.uint64), self.refused)
 
 
+class Part(NamedTuple):
+    """Ticks first, first + 1 … of a message, on their way; see `Runs.answer`. outcomes: to be added to."""
+
+    model: ServedModel
+    session: Session
+    epoch: int
+    first: int
+    time: NDArray[np.float64]
+    x: Array
+    arrived: float
+    outcomes: Outcomes
+
+
 class Runs:
-    """Answers runs: ticks of one stream that came together. Each tick has the outcome that it would have alone."""
+    """Answers runs: ticks of one stream that came together. Each tick has the outcome that it would have alone.
+
+    Runs of several streams that are there in the same turn of the loop share steps.
+    """
 
     def __init__(
         self,
@@ -120,10 +139,12 @@ class Runs:
         stepper: Stepper,
         ticks: SingleTicks,
         turns: Turns,
+        metrics: ServingMetrics,
         clock: Callable[[], float],
     ) -> None:
         self._admission, self._champions, self._stepper = admission, champions, stepper
-        self._ticks, self._turns, self._clock = ticks, turns, clock
+        self._ticks, self._turns, self._metrics, self._clock = ticks, turns, metrics, clock
+        self._batcher: Batcher[Part, int] = Batcher(self._step, RUNS)
 
     async def answer(
         self, model: ServedModel, session: Session, epoch: int, first: int, time: NDArray[np.float64], x: Array,
@@ -132,42 +153,68 @@ class Runs:
         """Answer ticks first, first + 1 … of a stream that is in memory, and stays there.
 
         time: (n,) seconds, NaN: none; x: [n, row]; arrived: clock seconds; whole: False to end with the first refusal.
-        Steps of small models are computed here, a few in each turn of the loop, those of others as single ticks are.
+        Ticks of small models are stepped here, a few in each turn of the loop, those of others as single ones are.
         Raises what `SingleTicks.answer` raises; the ticks before are stepped then, and get their answers when they are
         sent again.
         """
-        outcomes, at, n = _Outcomes(), 0, len(x)
+        outcomes, at, n = Outcomes(), 0, len(x)
         most = min(RUN_STEPS, limits.MAX_LONE_WORK // model.row_work)
         while at < n and (whole or not outcomes.refused):
-            await self._turns.wait()
             if not most:
+                await self._turns.wait()
                 tick = Tick(model, session, epoch, first + at, float(time[at]), x[at], arrived)
                 outcomes.add(await self._ticks.answer(tick))
                 at += 1
                 continue
             if self._champions.loaded(model) is None:
                 await self._champions.bring(model)
-            piece = slice(at, at + most)
-            at += self._piece(model, session, epoch, first + at, time[piece], x[piece], arrived, outcomes)
+            these = slice(at, at + most)
+            part = Part(model, session, epoch, first + at, time[these], x[these], arrived, outcomes)
+            at += await self._batcher.submit(part)
         return outcomes.answered(model.network.answer_size)
 
-    def _piece(
-        self, model: ServedModel, session: Session, epoch: int, seq: int, time: NDArray[np.float64], x: Array,
-        arrived: float, outcomes: _Outcomes,
-    ) -> int:  # fmt: skip
-        """Answer the first of these ticks, or several, and return how many. Nothing awaits."""
-        if not model.owns(session, epoch):
-            raise Fenced(session.id)
+    def _step(self, parts: list[Part]) -> list[int | Exception]:
+        """Answer the first ticks of each part, as many as have no other outcome than a step, or one that has. Returns
+        how many."""
+        taken: list[int | Exception] = []
+        runs: dict[int, list[tuple[int, Run]]] = {}  # by model, with the place of the part
         now = self._clock()
-        n = self._admission.sound_run(model, session, seq, time, x, now)
-        if not n:
-            outcome = self._admission.decide(model, session, seq, float(time[0]), x[0], now)
-            if outcome is not None:
-                outcomes.add(outcome)
-                return 1
-            n = 1
-        seqs = np.arange(seq, seq + n, dtype=np.uint64)
-        y, judged = self._stepper.run(model, session, seqs, time[:n], np.ascontiguousarray(x[:n]), now - arrived)
-        model.table.touched[session.row] = arrived
-        outcomes.add_run(n, y.tobytes(), model.champion, judged)
-        return n
+        for i, part in enumerate(parts):
+            n = self._decide(part, now)
+            taken.append(abs(n) if isinstance(n, int) else n)
+            if isinstance(n, int) and n > 0:
+                seq = np.arange(part.first, part.first + n, dtype=np.uint64)
+                run = Run(part.session, seq, part.time[:n], np.ascontiguousarray(part.x[:n]))
+                runs.setdefault(part.model.number, []).append((i, run))
+                self._metrics.queue_seconds.observe_same(now - part.arrived, n)
+        for group in runs.values():
+            most = parts[group[0][0]].model.step_rows
+            for some in [group[i : i + most] for i in range(0, len(group), most)]:
+                self._advance(parts, some, taken)
+        return taken
+
+    def _decide(self, part: Part, now: float) -> int | Exception:
+        """Return how many ticks of a part are to be stepped; -1: the first has another outcome, which is added."""
+        model, session, _, first, time, x, _, outcomes = part
+        if not model.owns(session, part.epoch):
+            return Fenced(session.id)
+        if n := self._admission.sound_run(model, session, first, time, x, now):
+            return n
+        outcome = self._admission.decide(model, session, first, float(time[0]), x[0], now)
+        if outcome is None:
+            return 1
+        outcomes.add(outcome)
+        return -1
+
+    def _advance(self, parts: list[Part], runs: list[tuple[int, Run]], taken: list[int | Exception]) -> None:
+        """Step and commit runs of one model. An exception is put into `taken`, at the places of their parts."""
+        model = parts[runs[0][0]].model
+        try:
+            answered = self._stepper.runs(model, [run for _, run in runs])
+        except Exception as error:  # a failing model fails its own streams alone
+            for i, _ in runs:
+                taken[i] = error
+            return
+        for (i, run), (y, judged) in zip(runs, answered, strict=True):
+            model.table.touched[run.session.row] = parts[i].arrived
+            parts[i].outcomes.add_run(len(y), y.tobytes(), model.champion, judged)

@@ -24,7 +24,7 @@ from service.serving.admission import Admission
 from service.serving.ticks import Fenced, Tick
 from service.serving.waves import Answered
 from service.streams.answers import Answer
-from service.streams.runs import advance_run, step_run
+from service.streams.runs import Run, advance_run, step_runs
 from service.streams.served import ServedModel
 from service.streams.session import Session
 from service.streams.table import StreamTable
@@ -193,24 +193,26 @@ EVERYTHING = [
 ]
 
 
-def forgets_the_state(model: ServedModel, session: Any, row: int, time: Any, x: Any) -> Any:
-    parts = [step_run(model, session, row, time[i : i + 1], x[i : i + 1]) for i in range(len(x))]
-    return np.concatenate([y for y, _ in parts]), parts[-1][1]
+def forgets_the_state(model: ServedModel, session: Any, runs: list[Run]) -> Any:
+    stream, seq, time, x = runs[0]
+    parts = [Run(stream, seq[i : i + 1], time[i : i + 1], x[i : i + 1]) for i in range(len(x))]
+    each = [step_runs(model, session, [part])[0] for part in parts]
+    return [(np.concatenate([y for y, _ in each]), each[-1][1])]
 
 
-def forgets_the_time(model: ServedModel, row: int, seq: Any, time: Any, *rest: Any) -> int:
-    return advance_run(model, row, seq, np.full(len(time), math.nan), *rest)
+def forgets_the_time(model: ServedModel, run: Run, *rest: Any) -> int:
+    return advance_run(model, run._replace(time=np.full(len(run.time), math.nan)), *rest)
 
 
-def loses_an_answer(model: ServedModel, row: int, seq: Any, *rest: Any) -> int:
-    judged = advance_run(model, row, seq, *rest)
-    model.table.newest[row] -= 1
+def loses_an_answer(model: ServedModel, run: Run, *rest: Any) -> int:
+    judged = advance_run(model, run, *rest)
+    model.table.newest[run.session.row] -= 1
     return judged
 
 
 @pytest.mark.parametrize(
     ("place", "mutant"),
-    [("step_run", forgets_the_state), ("advance_run", forgets_the_time), ("advance_run", loses_an_answer)],
+    [("step_runs", forgets_the_state), ("advance_run", forgets_the_time), ("advance_run", loses_an_answer)],
     ids=lambda mutant: getattr(mutant, "__name__", None),
 )
 def test_a_run_that_differs_from_single_ticks_would_be_noticed(monkeypatch, place, mutant):
@@ -285,16 +287,14 @@ async def test_a_stream_taken_over_between_two_turns_keeps_the_ticks_before(tmp_
     async with world(tmp_path) as service:
         model = await service.model()
         session = service.open(model, "s")
-        turns = service.serving.turns.wait
-        waited: list[None] = []
+        step = stepping.Stepper.runs
 
-        async def takes_over() -> None:
-            waited.append(None)
-            if len(waited) == 2:
-                service.open(model, "s")
-            await turns()
+        def takes_over(*given: Any) -> Any:
+            stepped = step(*given)
+            service.open(model, "s")
+            return stepped
 
-        monkeypatch.setattr(service.serving.turns, "wait", takes_over)
+        monkeypatch.setattr(stepping.Stepper, "runs", takes_over)
         with pytest.raises(Fenced):
             await together(service, model, session, 1, ["good"] * 6)
         again = service.open(model, "s")
@@ -302,6 +302,29 @@ async def test_a_stream_taken_over_between_two_turns_keeps_the_ticks_before(tmp_
         assert again.last_seq == 2
         outcomes = await together(service, model, again, 1, ["good"] * 3)
         assert [answer.seq for answer in outcomes] == [1, 2, 3]
+
+
+async def test_runs_of_several_streams_share_steps_and_each_has_its_own_outcomes(tmp_path):
+    messages = [["good"] * n for n in (5, 1, 16, 9, 5, 40)]
+    messages[3][4], messages[4][0], messages[5][20] = "nan", "huge", "inf"
+    async with world(tmp_path) as service:
+        model, other = await service.model(), await service.model("other", horizon=2)
+        one, many = ([service.open(model, f"{kind}{i}") for i in range(len(messages))] for kind in ("one", "many"))
+        expected = [await alone(service, model, s, 1, kinds) for s, kinds in zip(one, messages, strict=True)]
+        rows = service.server.metrics.serving.batch_rows
+        before: Any = rows.mark()
+
+        found = await asyncio.gather(
+            *(together(service, model, s, 1, kinds) for s, kinds in zip(many, messages, strict=True)),
+            together(service, other, service.open(other, "s"), 1, ["good"] * 3),
+        )
+
+        assert [list(map(same, outcomes)) for outcomes in found[:-1]] == [list(map(same, e)) for e in expected]
+        assert [session.state.tobytes() for session in many] == [session.state.tobytes() for session in one]
+        after: Any = rows.mark()
+        stepped = sum(session.last_seq for session in many) + 3
+        assert after[1] - before[1] == stepped
+        assert sum(after[0]) - sum(before[0]) < stepped, "some steps had several rows"
 
 
 async def test_shadows_get_the_ticks_too(tmp_path):
