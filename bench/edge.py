@@ -5,6 +5,7 @@ because learning runs in another process, whose CPU is not the server's. Beside 
 another, and system calls, counted by strace in a turn of their own. The Python loop makes figures of two machines
 comparable. `--where` samples stacks of the event loop, which costs a little itself. Packed: Streams.Mux with 1,024
 streams, one tick of each per message; forecasts per second are per core, with all threads of the server counted.
+Together: TOGETHER ticks of one stream in a message, the next one once it is answered, beside the echo of single ticks.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ROUNDS = 10
 MESSAGES = 1000
 TRACED = 300  # messages under strace
 UNDURABLE = 200
+TOGETHER = 16  # ticks of one message
 PACKED_STREAMS, PACKED_MESSAGES, PACKED_WARM, PACKED_ROUNDS, PACKED_IN_FLIGHT = 1024, 200, 50, 7, 4
 
 
@@ -136,6 +138,47 @@ class Turn:
         return sum(thread.waits for thread in self.used.values()) / MESSAGES
 
 
+async def together(folder: Path) -> tuple[float, float]:
+    """Return the server's CPU seconds per tick, and its median over the echo's per message, for messages of TOGETHER
+    ticks of one stream."""
+    async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
+        call, bare = streams_pb2_grpc.StreamsStub(ours).Open(), streams_pb2_grpc.StreamsStub(base).Open()
+        hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)
+        await call.write(streams_pb2.OpenRequest(hello=hello))
+        await call.read()
+        found = []
+        for r in range(ROUNDS + 1):
+            before = cpu_s(targets[0].pid), cpu_s(targets[1].pid)
+            await drive_together(call, r * MESSAGES + 1, MESSAGES)
+            middle = cpu_s(targets[0].pid)
+            await drive(bare, r * MESSAGES + 1, MESSAGES, 1, durable=False)
+            found.append(((middle - before[0]) / MESSAGES, (cpu_s(targets[1].pid) - before[1]) / MESSAGES))
+        await call.done_writing()
+        await bare.done_writing()
+    return median(a for a, _ in found[1:]), median(a / b for a, b in found[1:])
+
+
+async def drive_together(call: Any, first_seq: int, n: int) -> None:
+    """Send n ticks, TOGETHER in a message, one message unanswered and UNDURABLE ticks not on disk."""
+    x = np.random.default_rng(first_seq).standard_normal(n).cumsum().astype("<f4")
+    done, on_disk = 0, first_seq - 1
+    while done < n:
+        part = x[done : done + TOGETHER]
+        last = first_seq + done + len(part) - 1
+        if last - on_disk > UNDURABLE:
+            await call.write(streams_pb2.OpenRequest(expect=streams_pb2.Expect(durable_seq=last - UNDURABLE)))
+        while last - on_disk > UNDURABLE:
+            on_disk = max(on_disk, (await call.read()).durable.seq)
+        ticks = streams_pb2.Ticks(first_seq=first_seq + done, count=len(part), x=part.tobytes())
+        await call.write(streams_pb2.OpenRequest(ticks=ticks))
+        while not (response := await call.read()).HasField("outcomes"):
+            on_disk = max(on_disk, response.durable.seq)
+        if response.outcomes.refused:
+            raise RuntimeError(f"refused: {response.outcomes.refused[0]}")
+        on_disk = max(on_disk, response.outcomes.durable_seq)
+        done += len(part)
+
+
 async def packed(streams: int) -> tuple[float, float]:
     """Return forecasts per second of server CPU and of wall time, for packed messages with one tick per stream."""
     with tempfile.TemporaryDirectory() as folder:
@@ -209,6 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows += single_rows("1 in flight, H=32", asyncio.run(measure(1, Path(folder), where)), loop_s)
         if samples:
             print(samples.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        cpu, over = asyncio.run(together(Path(folder)))
+    case = f"{TOGETHER} ticks of a stream a message, H=32"
+    rows += [Row(case, "server CPU per tick", cpu, "s"), Row(case, "over the echo of a single tick", over, "ratio")]
     per_core, by_wall = asyncio.run(packed(PACKED_STREAMS))
     case = f"packed, {PACKED_STREAMS} streams a message, H=32"
     rows += [
