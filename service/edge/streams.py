@@ -205,7 +205,7 @@ class Call:
         self._reported = Progress(durable, labels, max(judged, answer.judged_through))
         return wire.forecast(answer, self.model.spec.outputs, durable)
 
-    async def _ticks(self, message: streams_pb2.Ticks, arrived: float) -> OpenResponse:
+    async def _ticks(self, message: streams_pb2.Ticks, arrived: float) -> OpenResponse | bytes:
         """Answer several ticks, each as if it had come alone."""
         model, session = self.model, self.session
         run = wire_ticks.run(message, model.network, self._static, self._most_ticks)

@@ -51,17 +51,17 @@ def forecast(answer: Answer, outputs: int, durable_seq: int = 0) -> bytes:
     one built field by field. `tests/contracts/test_wire_bytes.py` compares with protobuf's own bytes.
     """
     y, end = answer.y, 4 * outputs
-    body = _uint(b"\x08", answer.seq) + _packed(b"\x12", y[:end])
-    body += _uint(b"\x18", answer.version) + _uint(b"\x20", answer.judged_through)
+    body = uint(b"\x08", answer.seq) + packed(b"\x12", y[:end])
+    body += uint(b"\x18", answer.version) + uint(b"\x20", answer.judged_through)
     if len(y) > end:
         upper = 4 * first_upper(len(y) // 4, outputs)
-        body += _packed(b"\x2a", y[end:upper]) + _packed(b"\x32", y[upper:])
+        body += packed(b"\x2a", y[end:upper]) + packed(b"\x32", y[upper:])
     if durable_seq:
-        body += _uint(b"\x38", durable_seq)
-    return b"\x12" + _varint(len(body)) + body
+        body += uint(b"\x38", durable_seq)
+    return b"\x12" + varint(len(body)) + body
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Return a number from 0 to 2**64 - 1 in protobuf's base 128."""
     if value < 0x80:
         return _SMALL[value]
@@ -73,12 +73,14 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _uint(tag: bytes, value: int) -> bytes:
-    return tag + _varint(value) if value else b""
+def uint(tag: bytes, value: int) -> bytes:
+    """Return a field that holds a number; nothing for 0."""
+    return tag + varint(value) if value else b""
 
 
-def _packed(tag: bytes, values: bytes) -> bytes:
-    return tag + _varint(len(values)) + values if values else b""
+def packed(tag: bytes, values: bytes) -> bytes:
+    """Return a field that holds bytes, packed values or a message; nothing without any."""
+    return tag + varint(len(values)) + values if values else b""
 
 
 def first_upper(values: int, outputs: int) -> int:
