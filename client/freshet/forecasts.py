@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Any, Self
 
 from freshet import forks, shown
@@ -28,6 +28,26 @@ def waiting_for_labels(engine: Engine, seq: int, why: str) -> str:
         f"stream {latest.stream_id!r}: {why} until labels up to tick {seq} are judged; so far up to "
         f"{outbox.judged}{away}. Learning may be off, paused or late: `freshet top` shows it"
     )
+
+
+async def all_of(engine: Engine, ticks: Iterator[Tick] | AsyncIterator[Tick]) -> list[Forecast]:
+    """Send ticks at once and return their forecasts. Raises the first TickRefused once all have their outcomes;
+    TypeError for an async iterator; the error that ended the stream."""
+    if isinstance(ticks, AsyncIterator):
+        raise TypeError("values = an async iterable; give it to forecasts, or collect its rows first")
+    slots = [engine.accept_or_refuse(tick) for tick in ticks]
+    made: list[Forecast] = []
+    refused: TickRefused | None = None
+    for slot in slots:
+        try:
+            made.append(await slot.result())
+        except TickRefused as error:
+            if error is engine.error:
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    return made
 
 
 class Forecasts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from freshet import shown
 from freshet.arguments import invalid, whole
 from freshet.engine import Engine
-from freshet.errors import FreshetError, InvalidArgument, NotOpen, TickRefused
+from freshet.errors import FreshetError, InvalidArgument, NotOpen
 from freshet.forecast import Forecast
-from freshet.forecasts import Forecasts, waiting_for_labels
+from freshet.forecasts import Forecasts, all_of, waiting_for_labels
 from freshet.framed import Rows, framer
 from freshet.patience import Reported
 from freshet.results import ModelSpec, Welcome
@@ -85,31 +85,14 @@ class Stream:
     async def steps(self, values: Any, times: Any = None, *, known: Any = None) -> list[Forecast]:
         """Send several ticks together and return their forecasts, in order.
 
-        They go into one message, or a few: at most half of `in_flight` each, and as many as the server takes
-        (`Welcome.max_ticks`; earlier servers take one). A tick sent so costs both sides far less than one sent by
-        `step`. `forecasts` puts ticks together too, where several wait to be sent.
+        They go into one message, or a few: at most half of `in_flight` each, and `Welcome.max_ticks`. That costs both
+        sides far less than a message each. `forecasts` does so too, where several ticks wait to be sent.
 
-        values, times, known: as for `forecasts`; not an async iterable.
-
-        Raises TickRefused, the first, once every tick has its outcome: the others are taken. Raises the error that
-        ended the stream. Cancelling does not withdraw the ticks.
+        values, times, known: as for `forecasts`; not an async iterable. Raises as `step` does: TickRefused, the first,
+        once every tick has its outcome; the others are taken.
         """
         found = ticks(values, times, lambda: self.spec.channels, self.check_ahead, self.inputs, known)
-        if isinstance(found, AsyncIterator):
-            raise TypeError("values = an async iterable; give it to forecasts, or collect its rows first")
-        slots = [self._engine.accept_or_refuse(tick) for tick in found]
-        made: list[Forecast] = []
-        refused: TickRefused | None = None
-        for slot in slots:
-            try:
-                made.append(await slot.result())
-            except TickRefused as error:
-                if error is self._engine.error:
-                    raise
-                refused = refused or error
-        if refused is not None:
-            raise refused
-        return made
+        return await all_of(self._engine, found)
 
     def forecasts(
         self,
