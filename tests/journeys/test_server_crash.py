@@ -102,7 +102,10 @@ async def journey(folder: Path, kills: int, ticks: int, seed: int) -> None:
     async with crash.a_server(folder, **KEEP_ALL) as server:
         ledgers = await stream_through_kills(server, folder, kills, ticks, seed)
         files = replay.Files.of(server.data)
-        assert (await scrape(server.http)).total("freshet_version") > kills, "versions were published all along"
+        seen = await scrape(server.http)
+        assert seen.total("freshet_version") > kills, "versions were published all along"
+        messages = seen.total("grpc_server_msg_received_total", grpc_method="Open")
+        assert seen.total("freshet_ticks_total") > messages > 0, "a kill meets messages of several ticks"
     resumed = [len(ledger.resumed_at) for ledger in ledgers]
     assert min(resumed) >= kills // 3, f"streams were caught in the middle {resumed} times in {kills} kills"
     check_answers(ledgers, folder / "data", files)

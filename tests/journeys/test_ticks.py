@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
 from service.common.limits import MAX_MESSAGE_NUMBERS, MAX_MESSAGE_TICKS
-from tests.journeys.raw import RawStream
+from tests.journeys import crash
+from tests.journeys.raw import RawStream, channel_to
 from tests.journeys.test_streams import SERVING_ONLY, walk
 
 BEGUN, MINUTE = 1.7e9, 60.0
@@ -111,6 +113,30 @@ async def test_the_largest_message_is_the_one_that_the_welcome_names(client, cha
     assert most == min(MAX_MESSAGE_TICKS, small.welcome.max_undurable)
     assert len(forecasts(answer.outcomes)) == most
     assert wide.welcome.max_ticks == MAX_MESSAGE_NUMBERS // 1001
+
+
+async def test_a_message_in_flight_when_the_server_is_killed_is_sent_again_as_if_unbroken(tmp_path):
+    rows = walk(60)
+    async with crash.a_server(tmp_path) as server:
+        async with freshet.connect(server.grpc) as client:
+            await client.create_model("m", ["a", "b"], **SERVING_ONLY)
+        async with channel_to(server.grpc) as channel, RawStream(channel, "m", "s") as stream:
+            before = forecasts((await stream.ask(ticks=packed(1, rows[:20]))).outcomes)
+            await stream.until_durable(20)
+            await stream.say(ticks=packed(21, rows[20:]))
+            server.kill()
+            await server.wait()
+        await server.start()
+        async with channel_to(server.grpc) as channel:
+            async with RawStream(channel, "m", "s") as stream:
+                next_seq = stream.welcome.next_seq
+                after = forecasts((await stream.ask(ticks=packed(21, rows[20:]))).outcomes)
+            async with RawStream(channel, "m", "unbroken") as stream:
+                unbroken = [(await stream.tick(i + 1, row)).forecast for i, row in enumerate(rows)]
+
+    assert 21 <= next_seq <= 61
+    assert [f.seq for f in (*before, *after)] == list(range(1, 61))
+    assert [f.y for f in (*before, *after)] == [f.y for f in unbroken]
 
 
 async def test_progress_comes_with_the_outcomes_for_a_client_that_asked_for_it(client, channel, name):
