@@ -156,7 +156,11 @@ class Writers:
 class Serialised(grpc.aio.ServerInterceptor):
     """Lets the methods of `METHODS` send messages that are serialised already, as bytes."""
 
-    METHODS = ("/freshet.v1.Streams/Open",)
+    METHODS = (
+        "/freshet.v1.Streams/Open",
+        "/inference.GRPCInferenceService/ModelInfer",
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+    )
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any

@@ -193,7 +193,7 @@ class Endless:
         return pb.ModelInferRequest(id=str(self.read_so_far))
 
     async def send(self, message: Any) -> None:
-        self.sent.append(message.infer_response.id)
+        self.sent.append(pb.ModelStreamInferResponse.FromString(message).infer_response.id)
 
 
 class Context:

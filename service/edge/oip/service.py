@@ -85,10 +85,10 @@ class Inference(inference_pb2_grpc.GRPCInferenceServiceServicer):
         found: Any = self._cards.index()
         return pb.RepositoryIndexResponse(models=found)
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> bytes:  # type: ignore[override]  # see `Serialised`
         """Answer the ticks of one request."""
         async with statuses(context):
-            return messages.response(await self._inferring.infer(messages.request(request)))
+            return messages.serialised(await self._inferring.infer(messages.request(request)))
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Answer requests in their order; see `StreamCall`."""

@@ -25,6 +25,7 @@ STATUS_HEADER = "triton_grpc_error"
 LEAVING = "the server is leaving: connect again, and go on with each sequence"
 
 Answer = pb.ModelStreamInferResponse
+Outcome = Answer | bytes | Exception  # of a request: what is sent, serialised or not; or what ends the call
 
 
 class StreamCall:
@@ -33,7 +34,7 @@ class StreamCall:
     def __init__(self, inferring: Inferring, tenants: Tenants, context: Any, writing: Writing) -> None:
         self.context, self.writing = context, writing
         self._inferring, self._tenant = inferring, tenants.of(caller().tenant)
-        self._answers: asyncio.Queue[asyncio.Task[Answer | Exception] | None] = asyncio.Queue(MAX_STREAM_REQUESTS)
+        self._answers: asyncio.Queue[asyncio.Task[Outcome] | None] = asyncio.Queue(MAX_STREAM_REQUESTS)
         sent = context.invocation_metadata() or ()
         self._ends_with_status = any(name == STATUS_HEADER and value == "true" for name, value in sent)
         self._leaving = asyncio.Event()
@@ -60,19 +61,17 @@ class StreamCall:
             await self.writing.send(answer)
             self._answers.task_done()
 
-    async def _answer(self, request: pb.ModelInferRequest) -> Answer | Exception:
+    async def _answer(self, request: pb.ModelInferRequest) -> Outcome:
         """Return the answer to a request, or what ends the call."""
         try:
             with in_flight(self._tenant, request.ByteSize()):
-                answer = messages.response(await self._inferring.infer(messages.request(request)))
+                return messages.serialised(await self._inferring.infer(messages.request(request)), streamed=True)
         except ServiceError as error:
             if self._ends_with_status:
                 return error
             return Answer(error_message=str(error), infer_response=pb.ModelInferResponse(id=request.id))
         except Exception as error:  # raised by `_write`
             return error
-        answer.parameters["triton_final_response"].bool_param = True
-        return Answer(infer_response=answer)
 
     async def report_progress(self) -> None:
         """Return once a shard leaves and the requests that were read are answered."""
