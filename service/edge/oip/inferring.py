@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -100,7 +99,7 @@ class Inferring:
             outputs = await self._label(parts, model, said.sequence, wanted)
         else:
             kept = await self._enter(parts, model, said, wanted)
-            with _pinned(model, kept):
+            with _Pinned(model, kept):
                 outputs = await self._ticks(parts, model, kept, wanted, arrived)
         if said.end:
             self._open(parts, model).close(parts, said.sequence)
@@ -254,16 +253,20 @@ def _check_may_train(wanted: Asked) -> None:
         raise wording.refused(Refusal(seq, Reason.NOT_ALLOWED, "y", "role predict", remedy), 0)
 
 
-@contextlib.contextmanager
-def _pinned(model: ServedModel, kept: Kept) -> Iterator[None]:
-    """Keep a stream in memory inside the block."""
-    row = kept.session.row
-    model.table.pinned[row] = True
-    try:
-        yield
-    finally:
-        if model.owns(kept.session, kept.epoch):  # otherwise another call decides
-            model.table.pinned[row] = False
+class _Pinned:
+    """Keeps a stream in memory inside the block. A class, because a generator would cost several times as much."""
+
+    __slots__ = ("_kept", "_model", "_row")
+
+    def __init__(self, model: ServedModel, kept: Kept) -> None:
+        self._model, self._kept, self._row = model, kept, kept.session.row
+
+    def __enter__(self) -> None:
+        self._model.table.pinned[self._row] = True
+
+    def __exit__(self, *error: object) -> None:
+        if self._model.owns(self._kept.session, self._kept.epoch):  # otherwise another call decides
+            self._model.table.pinned[self._row] = False
 
 
 def _check(parts: Parts, model: ServedModel, wanted: Asked, static: Array, last_seq: int, last_time: float) -> None:

@@ -7,8 +7,7 @@ between two calls of `Streams.Open`; the next request opens it again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -90,29 +89,59 @@ class Order:
     """Runs blocks of the same name one after another, in the order in which they were entered."""
 
     def __init__(self) -> None:
-        self._locks: dict[Hashable, tuple[asyncio.Lock, list[None]]] = {}  # with as many entries as blocks want it
+        self._locks: dict[Hashable, _Queue] = {}  # of names that blocks want
 
-    @contextlib.asynccontextmanager
-    async def turn(self, name: Hashable, timeout_s: float) -> AsyncIterator[None]:
-        """Wait for the blocks entered before. Raises Unavailable after timeout_s seconds; 0: waits without limit."""
-        lock, users = self._locks.setdefault(name, (asyncio.Lock(), []))
-        users.append(None)
+    def turn(self, name: Hashable, timeout_s: float) -> Turn:
+        """Return a block: `async with` waits for those of the name that were entered before.
+
+        It raises Unavailable after timeout_s seconds; 0: it waits without limit.
+        """
+        return Turn(self._locks, name, timeout_s)
+
+
+class _Queue:
+    """The blocks of one name. users: how many have not left."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock, self.users = asyncio.Lock(), 0
+
+
+class Turn:
+    """One block of an `Order`. A class, because a generator would cost several times as much per request."""
+
+    __slots__ = ("_name", "_queue", "_queues", "_timeout_s")
+
+    def __init__(self, queues: dict[Hashable, _Queue], name: Hashable, timeout_s: float) -> None:
+        self._queues, self._name, self._timeout_s = queues, name, timeout_s
+
+    async def __aenter__(self) -> None:
+        queue = self._queues.get(self._name)
+        if queue is None:
+            queue = self._queues[self._name] = _Queue()
+        self._queue = queue
+        queue.users += 1
         try:
-            try:
-                if timeout_s:
-                    async with asyncio.timeout(timeout_s):
-                        await lock.acquire()
-                else:
-                    await lock.acquire()
-            except TimeoutError:
-                remedy = "an earlier request of the same sequence was not answered in that time: try again"
-                error = Unavailable("timeout", f"{timeout_s:g} s", remedy, retry_s=0.0)
-                raise worded(error, "Request timeout expired") from None
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            users.pop()
-            if not users:
-                del self._locks[name]
+            await (self._in_time() if self._timeout_s else queue.lock.acquire())
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        self._queue.lock.release()
+        self._leave()
+
+    async def _in_time(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._queue.lock.acquire()
+        except TimeoutError:
+            remedy = "an earlier request of the same sequence was not answered in that time: try again"
+            error = Unavailable("timeout", f"{self._timeout_s:g} s", remedy, retry_s=0.0)
+            raise worded(error, "Request timeout expired") from None
+
+    def _leave(self) -> None:
+        self._queue.users -= 1
+        if not self._queue.users:
+            del self._queues[self._name]

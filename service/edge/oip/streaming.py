@@ -15,7 +15,6 @@ import grpc
 from service.access.tenants import Tenants
 from service.common.errors import ServiceError
 from service.common.limits import MAX_STREAM_REQUESTS
-from service.edge.guard.in_flight import in_flight
 from service.edge.guard.security import caller
 from service.edge.oip import inference_pb2 as pb
 from service.edge.oip import messages
@@ -91,9 +90,13 @@ class StreamCall:
 
     async def _answer(self, request: pb.ModelInferRequest) -> Outcome:
         """Return the answer to a request, or what ends the call."""
+        size = request.ByteSize()
         try:
-            with in_flight(self._tenant, request.ByteSize()):
+            self._tenant.hold(size)  # as `in_flight` does
+            try:
                 return messages.serialised(await self._inferring.infer(messages.request(request)), streamed=True)
+            finally:
+                self._tenant.release(size)
         except ServiceError as error:
             if self._ends_with_status:
                 return error
