@@ -1,9 +1,13 @@
-"""A bare grpc.aio echo of Streams.Open beside a freshet server, each a child process: what gRPC itself costs."""
+"""Servers to compare, each a child process: freshet, a bare grpc.aio echo of Streams.Open, freshet of another checkout.
+
+The echo shows what gRPC itself costs, the other checkout what a change has brought.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from service.programs.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild, addresses
 
 MODEL = "m"
 
@@ -50,6 +54,44 @@ class Target(NamedTuple):
         return grpc.aio.insecure_channel(self.address, options=options)
 
 
+async def create_model(target: Target) -> None:
+    """Create MODEL at a freshet server: one channel, 32 hidden units; it does not learn."""
+    async with target.connect() as channel:
+        spec = types_pb2.ModelSpec(channels=["v"], hidden=32, learn=False)
+        await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name=MODEL, spec=spec))
+
+
+@contextlib.asynccontextmanager
+async def other(tree: Path, folder: Path) -> AsyncIterator[Target]:
+    """Run the freshet server of the checkout `tree`, with this Python and a model, until the block ends.
+
+    Raises RuntimeError if it ends before it is ready; its log is in `folder`.
+    """
+    folder.mkdir(parents=True)
+    words = ["serve", "--with-parent", "--data", folder / "data", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.cli", *map(str, words), cwd=tree, stderr=log,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), str(tree / "client")))},
+        )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    try:
+        ready = None
+        async for line in process.stdout:
+            if ready := addresses(line.decode().strip()):
+                break
+        if not ready:
+            raise RuntimeError(f"the server of {tree} did not start: {(folder / 'log').read_text()[-2000:]}")
+        target = Target(process.pid, ready["grpc"])
+        await create_model(target)
+        yield target
+    finally:
+        process.stdin.close()  # which ends it
+        await process.wait()
+
+
 @contextlib.asynccontextmanager
 async def pair(folder: Path) -> AsyncIterator[tuple[Target, Target]]:
     """Run freshet, with a model that does not learn, and the echo, until the block ends."""
@@ -62,9 +104,7 @@ async def pair(folder: Path) -> AsyncIterator[tuple[Target, Target]]:
         ours = Target(child.pid, child.grpc)
         try:
             base = Target(bare.pid, f"127.0.0.1:{int(await bare.stdout.readline())}")
-            async with ours.connect() as channel:
-                spec = types_pb2.ModelSpec(channels=["v"], hidden=32, learn=False)
-                await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name=MODEL, spec=spec))
+            await create_model(ours)
             yield ours, base
         finally:
             bare.stdin.close()

@@ -6,6 +6,7 @@ another, and system calls, counted by strace in a turn of their own. The Python 
 comparable. `--where` samples stacks of the event loop, which costs a little itself. Packed: Streams.Mux with 1,024
 streams, one tick of each per message; forecasts per second are per core, with all threads of the server counted.
 Together: TOGETHER ticks of one stream in a message, the next one once it is answered, beside the echo of single ticks.
+`--against TREE` takes turns with the server of another checkout.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import grpc
 import numpy as np
 
 from bench._costs import LOOPS, SHOWN, Thread, between, calibration_s, table, threads, traced
-from bench._echo import MODEL, pair
+from bench._echo import MODEL, Target, create_model, other, pair
 from bench._sampler import START, sampled
 from bench.report import Row, finish, parser
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
+from freshet.v1 import streams_pb2, streams_pb2_grpc
 from service.programs.backtest.child import ServerChild
 
 ROUNDS = 10
@@ -138,9 +138,8 @@ class Turn:
         return sum(thread.waits for thread in self.used.values()) / MESSAGES
 
 
-async def together(folder: Path) -> tuple[float, float]:
-    """Return the server's CPU seconds per tick, and its median over the echo's per message, for messages of TOGETHER
-    ticks of one stream."""
+async def together(folder: Path) -> list[Row]:
+    """Return the rows of messages of TOGETHER ticks of one stream."""
     async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
         call, bare = streams_pb2_grpc.StreamsStub(ours).Open(), streams_pb2_grpc.StreamsStub(base).Open()
         hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)
@@ -155,7 +154,11 @@ async def together(folder: Path) -> tuple[float, float]:
             found.append(((middle - before[0]) / MESSAGES, (cpu_s(targets[1].pid) - before[1]) / MESSAGES))
         await call.done_writing()
         await bare.done_writing()
-    return median(a for a, _ in found[1:]), median(a / b for a, b in found[1:])
+    case = f"{TOGETHER} ticks of a stream a message, H=32"
+    return [
+        Row(case, "server CPU per tick", median(a for a, _ in found[1:]), "s"),
+        Row(case, "over the echo of a single tick", median(a / b for a, b in found[1:]), "ratio"),
+    ]
 
 
 async def drive_together(call: Any, first_seq: int, n: int) -> None:
@@ -179,28 +182,60 @@ async def drive_together(call: Any, first_seq: int, n: int) -> None:
         done += len(part)
 
 
-async def packed(streams: int) -> tuple[float, float]:
-    """Return forecasts per second of server CPU and of wall time, for packed messages with one tick per stream."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with (
-            ServerChild(Path(folder) / "data", Path(folder) / "log") as child,
-            grpc.aio.insecure_channel(child.grpc, options=[("grpc.max_receive_message_length", 64 << 20)]) as channel,
-        ):
-            spec = types_pb2.ModelSpec(channels=["v"], hidden=32, learn=False)
-            await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
-            call = streams_pb2_grpc.StreamsStub(channel).Mux()
-            bind = [streams_pb2.Bind(handle=i, stream=f"s{i}") for i in range(streams)]
-            await call.write(streams_pb2.MuxRequest(model="m", bind=bind))
-            await call.read()
-            await drive_packed(call, streams, 1, PACKED_WARM)
-            rates = []
-            for r in range(PACKED_ROUNDS):
-                cpu, wall = cpu_s(child.pid), time.perf_counter()
-                await drive_packed(call, streams, 1 + PACKED_WARM + r * PACKED_MESSAGES, PACKED_MESSAGES)
-                n = streams * PACKED_MESSAGES
-                rates.append((n / (cpu_s(child.pid) - cpu), n / (time.perf_counter() - wall)))
-            await call.done_writing()
-    return median(cpu for cpu, _ in rates), median(wall for _, wall in rates)
+class Mux:
+    """One call of Mux at one server, with its streams bound. first: the seq of the next message."""
+
+    def __init__(self, target: Target, streams: int) -> None:
+        self.target, self._streams, self._first = target, streams, 1
+
+    async def open(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the call, for as long as `stack`."""
+        channel = await stack.enter_async_context(self.target.connect())
+        self._call: Any = streams_pb2_grpc.StreamsStub(channel).Mux()
+        stack.callback(self._call.cancel)
+        bind = [streams_pb2.Bind(handle=i, stream=f"s{i}") for i in range(self._streams)]
+        await self._call.write(streams_pb2.MuxRequest(model=MODEL, bind=bind))
+        await self._call.read()
+
+    async def turn(self, messages: int) -> tuple[float, float]:
+        """Send messages; return forecasts per second of server CPU, and of wall time."""
+        cpu, wall = cpu_s(self.target.pid), time.perf_counter()
+        await drive_packed(self._call, self._streams, self._first, messages)
+        self._first += messages
+        n = self._streams * messages
+        return n / (cpu_s(self.target.pid) - cpu), n / (time.perf_counter() - wall)
+
+
+async def packed(streams: int, folder: Path, tree: Path | None) -> list[Row]:
+    """Return the rows of packed messages with one tick per stream. tree: another checkout, to take turns with."""
+    async with contextlib.AsyncExitStack() as stack:
+        child = await stack.enter_async_context(ServerChild(folder / "packed", folder / "log"))
+        targets = [Target(child.pid, child.grpc)]
+        await create_model(targets[0])
+        if tree:
+            targets.append(await stack.enter_async_context(other(tree, folder / "other")))
+        calls = [Mux(target, streams) for target in targets]
+        for call in calls:
+            await call.open(stack)
+            await call.turn(PACKED_WARM)
+        rounds = []
+        for r in range(PACKED_ROUNDS):
+            taken = [(0.0, 0.0)] * len(calls)
+            for which in range(len(calls))[:: 1 if r % 2 else -1]:
+                taken[which] = await calls[which].turn(PACKED_MESSAGES)
+            rounds.append(taken)
+    case = f"packed, {streams} streams a message, H=32"
+    rate, wall = (median(taken[0][i] for taken in rounds) for i in (0, 1))
+    rows = [
+        Row(case, "forecasts per second of one core", rate, "1/s", asked=300_000, better="higher"),
+        Row(case, "forecasts per second, one client", wall, "1/s"),
+    ]
+    if tree:
+        theirs = median(taken[1][0] for taken in rounds)
+        ratio = median(taken[0][0] / taken[1][0] for taken in rounds)
+        rows.append(Row(case, "other checkout's forecasts per second of one core", theirs, "1/s"))
+        rows.append(Row(case, "forecasts per second of one core over other checkout's", ratio, "ratio"))
+    return rows
 
 
 async def drive_packed(call: Any, streams: int, first_seq: int, messages: int) -> None:
@@ -243,25 +278,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and print the rows; return 1 if a ratio exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--where", action="store_true", help="also print where the server's threads spend their time")
+    options.add_argument("--only", choices=("single", "together", "packed"), help="measure only these messages")
+    options.add_argument("--against", type=Path, metavar="TREE", help="packed: another checkout, to take turns with")
     arguments = options.parse_args(argv)
-    where = arguments.where
+    where, only = arguments.where, arguments.only
     loop_s = calibration_s() / LOOPS * 1000
     rows = [Row("this machine", "1,000 rounds of a Python loop", loop_s, "s")]
-    with tempfile.TemporaryDirectory() as folder:
-        with sampled(Path(folder)) if where else contextlib.nullcontext() as samples:
-            rows += single_rows("1 in flight, H=32", asyncio.run(measure(1, Path(folder), where)), loop_s)
-        if samples:
-            print(samples.read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        cpu, over = asyncio.run(together(Path(folder)))
-    case = f"{TOGETHER} ticks of a stream a message, H=32"
-    rows += [Row(case, "server CPU per tick", cpu, "s"), Row(case, "over the echo of a single tick", over, "ratio")]
-    per_core, by_wall = asyncio.run(packed(PACKED_STREAMS))
-    case = f"packed, {PACKED_STREAMS} streams a message, H=32"
-    rows += [
-        Row(case, "forecasts per second of one core", per_core, "1/s", asked=300_000, better="higher"),
-        Row(case, "forecasts per second, one client", by_wall, "1/s"),
-    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if only in (None, "single"):
+            with sampled(folder) if where else contextlib.nullcontext() as samples:
+                rows += single_rows("1 in flight, H=32", asyncio.run(measure(1, folder, where)), loop_s)
+            if samples:
+                print(samples.read_text())
+        if only in (None, "together"):
+            rows += asyncio.run(together(folder / "together"))
+        if only in (None, "packed"):
+            tree = arguments.against and arguments.against.resolve()
+            rows += asyncio.run(packed(PACKED_STREAMS, folder, tree))
     return finish(rows, arguments.json)
 
 

@@ -3,7 +3,8 @@
 Ticks are spread over the second, so that each comes alone. The server's CPU per tick is that of all its threads, beside
 a bare echo that gets the same ticks; both take turns, and the ratio is the median over rounds of the ratio within one
 round. The time of a tick is the client's, from its message to its forecast: the median and the 99th percentile.
-`--durable-alone` asks for the answers that older clients get: a Durable message after each tick.
+`--durable-alone` asks for the answers that older clients get: a Durable message after each tick. `--against TREE` takes
+turns with the server of another checkout too, and reports the CPU per tick relative to its.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import grpc
 import numpy as np
 
 from bench._costs import LOOPS, between, calibration_s, threads
-from bench._echo import MODEL, Target, pair
+from bench._echo import MODEL, Target, other, pair
 from bench.report import Row, finish, parser
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
@@ -80,38 +81,53 @@ class Fleet:
             self.waited.append(time.perf_counter() - started)
 
 
-async def run(streams: int, channels: int, seconds: float, rounds: int, hello: streams_pb2.Hello) -> list[Row]:
-    """Run the fleet at both servers, in turns, and return the rows."""
-    cpu: list[tuple[float, float]] = []
-    waited: tuple[list[float], list[float]] = ([], [])
-    with tempfile.TemporaryDirectory() as folder:
-        async with pair(Path(folder)) as (ours, base), AsyncExitStack() as stack:
-            fleets = Fleet(ours), Fleet(base)
-            await fleets[0].open(stack, streams, channels, hello)
-            await fleets[1].open(stack, streams, channels, None)
-            for fleet in fleets:
-                await fleet.turn(WARM_S)
-            for r in range(rounds):
-                took = {}
-                for which in (0, 1) if r % 2 else (1, 0):
-                    took[which], waits = await fleets[which].turn(seconds)
-                    waited[which].extend(waits)
-                cpu.append((took[0], took[1]))
-            for fleet in fleets:
-                for call in fleet.calls:
-                    call.cancel()
-    case, loop_s = f"{streams} streams, a tick each {PERIOD_S:g} s", calibration_s() / LOOPS * 1000
-    ours_s = median(a for a, _ in cpu)
-    return [
+async def run(
+    streams: int, channels: int, seconds: float, rounds: int, hello: streams_pb2.Hello, tree: Path | None
+) -> list[Row]:
+    """Run the fleet at the servers, in turns, and return the rows. tree: another checkout, whose server takes part."""
+    taken: list[list[float]] = []
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        targets = list(await stack.enter_async_context(pair(folder)))
+        if tree:
+            targets.append(await stack.enter_async_context(other(tree, folder / "other")))
+        fleets = [Fleet(target) for target in targets]
+        waited: list[list[float]] = [[] for _ in fleets]
+        for fleet, greeting in zip(fleets, (hello, None, hello), strict=False):
+            await fleet.open(stack, streams, channels, greeting)
+            await fleet.turn(WARM_S)
+        for r in range(rounds):
+            taken.append([0.0] * len(fleets))
+            for which in range(len(fleets))[:: 1 if r % 2 else -1]:
+                taken[r][which], waits = await fleets[which].turn(seconds)
+                waited[which].extend(waits)
+        for fleet in fleets:
+            for call in fleet.calls:
+                call.cancel()
+    return rows(f"{streams} streams, a tick each {PERIOD_S:g} s", taken, waited)
+
+
+def rows(case: str, taken: Sequence[Sequence[float]], waited: Sequence[Sequence[float]]) -> list[Row]:
+    """Return the rows. taken: CPU seconds per tick by round and server; waited: seconds of each tick, by server.
+
+    The servers: ours, the echo and, if it took part, the other checkout's.
+    """
+    ours_s, loop_s = median(round_[0] for round_ in taken), calibration_s() / LOOPS * 1000
+    found = [
         Row(case, "server CPU per tick", ours_s, "s"),
-        Row(case, "bare echo CPU per tick", median(b for _, b in cpu), "s"),
-        Row(case, "server over echo", median(a / b for a, b in cpu), "ratio"),
+        Row(case, "bare echo CPU per tick", median(round_[1] for round_ in taken), "s"),
+        Row(case, "server over echo", median(round_[0] / round_[1] for round_ in taken), "ratio"),
         Row(case, "server CPU per tick over 1,000 rounds of a Python loop", ours_s / loop_s, "ratio"),
-        *(
-            Row(case, f"time of a tick, {who}, {name}", float(np.percentile(waits, percent)), "s")
-            for who, waits in zip(("server", "echo"), waited, strict=True)
-            for name, percent in (("median", 50), ("p99", 99))
-        ),
+    ]
+    if len(waited) > 2:
+        found += [
+            Row(case, "other checkout's CPU per tick", median(round_[2] for round_ in taken), "s"),
+            Row(case, "server over other checkout", median(round_[0] / round_[2] for round_ in taken), "ratio"),
+        ]
+    return found + [
+        Row(case, f"time of a tick, {who}, {name}", float(np.percentile(waits, percent)), "s")
+        for who, waits in zip(("server", "echo", "other checkout"), waited, strict=False)
+        for name, percent in (("median", 50), ("p99", 99))
     ]
 
 
@@ -123,10 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--seconds", type=float, default=8.0, help="length of one turn")
     options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--durable-alone", action="store_true", help="as older clients, which get a Durable per tick")
+    options.add_argument("--against", type=Path, metavar="TREE", help="another checkout, whose server takes turns too")
     a = options.parse_args(argv)
     hello = streams_pb2.Hello(model=MODEL, durable_in_forecasts=not a.durable_alone)
-    rows = asyncio.run(run(a.streams, a.channels, a.seconds, a.rounds, hello))
-    return finish(rows, a.json)
+    tree = a.against and a.against.resolve()
+    return finish(asyncio.run(run(a.streams, a.channels, a.seconds, a.rounds, hello, tree)), a.json)
 
 
 if __name__ == "__main__":
