@@ -35,6 +35,9 @@ def each_round(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> Iterator
         if n:
             yield np.zeros(1, np.intp)
         return
+    if (streams[1:] > streams[:-1]).all():  # each once, as a gateway sends them
+        yield from np.split(np.arange(n), range(limit, n, limit))
+        return
     order = np.argsort(streams, kind="stable")
     ranked = streams[order]
     first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))

@@ -28,7 +28,7 @@ from service.streams.answers import Answer
 from service.streams.covariates import rows_of, static_values
 from service.streams.served import ServedModel
 from service.streams.session import Session
-from service.streams.table import ABSENT
+from service.streams.table import ABSENT, At, listed, span
 
 
 class MuxCall:
@@ -133,12 +133,13 @@ class MuxCall:
         numbers = self.handles.numbers(columns.handle)
         rows = rows_of(self.model.network, columns.x, columns.u, self.handles.static_of(columns.handle, numbers))
         message = Message(columns, rows, numbers, Answers(columns, self.model.spec.outputs), [])
-        for unknown in np.flatnonzero(numbers == UNBOUND):
-            handle = int(columns.handle[unknown])
-            message.refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
-            await self._refuse(message.refused)
-        bound = np.flatnonzero(numbers != UNBOUND)
-        for wave in each_round(numbers[bound], self.model.step_rows):
+        bound = np.flatnonzero(numbers)
+        if len(bound) < len(numbers):
+            for unknown in np.flatnonzero(numbers == UNBOUND):
+                handle = int(columns.handle[unknown])
+                message.refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
+                await self._refuse(message.refused)
+        for wave in each_round(numbers[span(bound)], self.model.step_rows):
             left = bound[wave]
             while len(left):
                 left = await self._wave(message, left)
@@ -149,14 +150,15 @@ class MuxCall:
         """Answer ticks of distinct streams, by their indices in the message. Returns the indices not answered yet."""
         columns, numbers = message.columns, message.numbers
         await self.parts.turns.wait()
-        await self._ready(numbers[left], columns.seq[left])
-        index, gone = self._owned(left, columns.handle, numbers)
-        if len(gone):
-            await self._lost(gone)
-        rows = self.model.table.rows_of(numbers[index])
-        outcome = await self.parts.waves.answer(
-            self.model, rows, columns.seq[index], columns.time[index], message.x[index]
-        )  # fmt: skip
+        at = span(left)
+        rows = await self._ready(numbers[at], columns.seq[at])
+        mine = self._owned(rows, columns.handle[at])
+        index = left
+        if not mine.all():
+            index = left[mine]
+            await self._lost(columns.handle[left[~mine]])
+            at, rows = span(index), span(self.model.table.rows_of(numbers[index]))
+        outcome = await self.parts.waves.answer(self.model, rows, columns.seq[at], columns.time[at], message.x[at])
         stepped = outcome.stepped._replace(at=index[outcome.stepped.at])
         self.handles.waiting[columns.handle[stepped.at]] = True  # before a write, during which they may reach the disk
         if not message.answers.add(stepped):
@@ -171,31 +173,41 @@ class MuxCall:
         await self._refuse(message.refused)
         return index[outcome.left]
 
-    async def _ready(self, numbers: NDArray[np.uint32], seq: NDArray[np.uint64]) -> None:
-        """Wait until the streams are in memory and each may have another tick that is not on disk.
+    async def _ready(self, numbers: NDArray[np.uint32], seq: NDArray[np.uint64]) -> At:
+        """Wait until the streams are in memory and each may have another tick that is not on disk; return their rows.
 
-        Does not wait for a full disk: the ticks are then refused.
+        Does not wait for a full disk: the ticks are then refused. ABSENT: the stream is deleted.
         """
         table, bound = self.model.table, np.uint64(self.parts.admission.settings.max_undurable)
         await self.parts.champions.bring(self.model)
-        await self.parts.residency.bring_numbers(self.model, numbers)
-        rows = table.rows_of(numbers)
-        rows, seq = rows[rows != ABSENT], seq[rows != ABSENT]
-        if (seq - table.durable_seq[rows] > bound).any() and (seq == table.last_seq[rows] + np.uint64(1)).any():
+        rows = at = await self._brought(numbers)
+        if isinstance(at, np.ndarray):
+            here = at != ABSENT
+            at, seq = at[here], seq[here]
+        if (seq - table.durable_seq[at] > bound).any() and (seq == table.last_seq[at] + np.uint64(1)).any():
             await self.parts.journal.flush(unless_full=True)
-            await self.parts.residency.bring_numbers(self.model, numbers)
+            rows = await self._brought(numbers)
+        return rows
 
-    def _owned(
-        self, index: NDArray[np.intp], handles: NDArray[np.uint32], numbers: NDArray[np.uint32]
-    ) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
-        """Return the ticks whose streams this call still owns, and the handles of the others.
+    async def _brought(self, numbers: NDArray[np.uint32]) -> At:
+        """Return the rows of streams, see `span`, that are brought into memory; ABSENT: deleted."""
+        rows = span(self.model.table.rows_of(numbers))
+        if isinstance(rows, np.ndarray) and (rows == ABSENT).any():
+            await self.parts.residency.bring_numbers(self.model, numbers)
+            rows = span(self.model.table.rows_of(numbers))
+        return rows
+
+    def _owned(self, rows: At, handles: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Return which streams, by their present rows, this call still owns.
 
         A stream is lost when another call opens it, or it is deleted.
         """
-        table, rows = self.model.table, self.model.table.rows_of(numbers[index])
-        mine = (rows != ABSENT) & (table.epoch[rows] == self.handles.epoch[handles[index]])
-        table.owner[rows[mine]] = self.owner  # a stream read from disk has no owner yet
-        return index[mine], handles[index[~mine]]
+        table = self.model.table
+        mine: NDArray[np.bool_] = table.epoch[rows] == self.handles.epoch[handles]
+        if isinstance(rows, np.ndarray):
+            mine &= rows != ABSENT
+        table.owner[rows if mine.all() else listed(rows)[mine]] = self.owner  # one read from disk has no owner yet
+        return mine
 
     async def _lost(self, handles: NDArray[np.uint32]) -> None:
         """Unbind handles and notify the client. Ignores handles that are unbound already."""

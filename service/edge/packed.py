@@ -14,6 +14,7 @@ from service.edge import wire
 from service.edge.wire import Columns
 from service.serving.stepping import Stepped
 from service.streams.session import Session
+from service.streams.table import span
 
 Array = NDArray[np.float32]
 UNBOUND = 0  # no stream has this number
@@ -48,6 +49,8 @@ class Handles:
     def numbers(self, handles: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Return the stream numbers of handles, (n,), UNBOUND where a handle is not bound."""
         known = handles < len(self.number)
+        if known.all():
+            return self.number[handles]
         numbers: NDArray[np.uint32] = np.zeros(len(handles), np.uint32)
         numbers[known] = self.number[handles[known]]
         return numbers
@@ -88,9 +91,11 @@ class Answers:
         """Return the forecasts as a message; None without any."""
         if not self._parts:
             return None
-        index, y, judged = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        columns = self._columns
-        return wire.forecasts(columns.handle[index], columns.seq[index], y, judged, self.version, self._outputs)
+        index, y, judged = self._parts[0]
+        if len(self._parts) > 1:
+            index, y, judged = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        columns, at = self._columns, span(index)
+        return wire.forecasts(columns.handle[at], columns.seq[at], y, judged, self.version, self._outputs)
 
 
 @dataclass(slots=True)

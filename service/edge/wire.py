@@ -103,24 +103,26 @@ def columns(message: streams_pb2.Columns, channels: int, known: int = 0, holds: 
 
     known: values of u per tick. holds: u may be empty, its values are then missing, NaN.
     """
-    n, rest = divmod(len(message.handle), 4)
+    # Each read of a field is a copy of it.
+    handle, seq, x, time, u = message.handle, message.seq, message.x, message.time, message.u
+    n, rest = divmod(len(handle), 4)
     if rest:
-        raise Invalid("ticks.handle", f"{len(message.handle)} bytes", "send 4 bytes per tick: little-endian uint32")
+        raise Invalid("ticks.handle", f"{len(handle)} bytes", "send 4 bytes per tick: little-endian uint32")
     for field, data, width, may_be_empty in (
-        ("seq", message.seq, 8, False),
-        ("x", message.x, 4 * channels, False),
-        ("time", message.time, 8, True),
-        ("u", message.u, 4 * known, holds),
+        ("seq", seq, 8, False),
+        ("x", x, 4 * channels, False),
+        ("time", time, 8, True),
+        ("u", u, 4 * known, holds),
     ):
         if len(data) != n * width and (data or not may_be_empty):
             remedy = f"{n} handles need {n * width} bytes, {width} per tick, little-endian"
             raise Invalid(f"ticks.{field}", f"{len(data)} bytes", remedy)
     return Columns(
-        np.frombuffer(message.handle, "<u4"),
-        np.frombuffer(message.seq, "<u8"),
-        np.frombuffer(message.x, "<f4").reshape(n, channels),
-        np.frombuffer(message.time, "<f8") if message.time else np.full(n, np.nan),
-        np.frombuffer(message.u, "<f4").reshape(n, known) if message.u else np.full((n, known), np.nan, np.float32),
+        np.frombuffer(handle, "<u4"),
+        np.frombuffer(seq, "<u8"),
+        np.frombuffer(x, "<f4").reshape(n, channels),
+        np.frombuffer(time, "<f8") if time else np.full(n, np.nan),
+        np.frombuffer(u, "<f4").reshape(n, known) if u else np.full((n, known), np.nan, np.float32),
     )
 
 
@@ -128,14 +130,18 @@ def forecasts(handle: Any, seq: Any, answers: Any, judged: Any, version: int, ou
     """Return packed forecasts of a model with O outputs. handle, seq, judged: (n,); answers: (n, A)."""
     upper = first_upper(answers.shape[1], outputs)
     return streams_pb2.Forecasts(
-        handle=handle.astype("<u4").tobytes(),
-        seq=seq.astype("<u8").tobytes(),
-        y=answers[:, :outputs].astype("<f4").tobytes(),
-        judged_through=judged.astype("<u8").tobytes(),
+        handle=_bytes(handle, "<u4"),
+        seq=_bytes(seq, "<u8"),
+        y=_bytes(answers[:, :outputs], "<f4"),
+        judged_through=_bytes(judged, "<u8"),
         version=version,
-        lower=answers[:, outputs:upper].astype("<f4").tobytes(),
-        upper=answers[:, upper:].astype("<f4").tobytes(),
+        lower=_bytes(answers[:, outputs:upper], "<f4"),
+        upper=_bytes(answers[:, upper:], "<f4"),
     )
+
+
+def _bytes(values: NDArray[Any], kind: str) -> bytes:
+    return values.astype(kind, copy=False).tobytes()
 
 
 def forecasts_again(handle: int, answer: Answer, outputs: int) -> streams_pb2.Forecasts:
@@ -146,7 +152,7 @@ def forecasts_again(handle: int, answer: Answer, outputs: int) -> streams_pb2.Fo
 
 def durable_columns(handle: Any, seq: Any) -> streams_pb2.DurableColumns:
     """Return the durable seqs of handles as packed columns. handle, seq: (n,)."""
-    return streams_pb2.DurableColumns(handle=handle.astype("<u4").tobytes(), seq=seq.astype("<u8").tobytes())
+    return streams_pb2.DurableColumns(handle=_bytes(handle, "<u4"), seq=_bytes(seq, "<u8"))
 
 
 def event_time(last_time: float) -> float | None:

@@ -38,9 +38,8 @@ class Series:
 
     def observe_all(self, values: NDArray[Any]) -> None:
         """Observe every value of an array of integers."""
-        kinds, counts = np.unique(values, return_counts=True)
-        for value, count in zip(kinds.tolist(), counts.tolist(), strict=True):
-            self._counts[bisect_left(self._bounds, value)] += count
+        buckets = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
+        self._counts = [before + more for before, more in zip(self._counts, buckets.tolist(), strict=True)]
         self._sum += float(values.sum())
 
     def mark(self) -> object:

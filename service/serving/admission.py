@@ -21,7 +21,7 @@ from service.streams.covariates import check_categories
 from service.streams.sequence import check_values, latest_time, place, sound_ticks
 from service.streams.served import ServedModel
 from service.streams.session import Session
-from service.streams.table import Rows
+from service.streams.table import At, listed
 
 Array = NDArray[np.float32]
 Outcome = Answer | Refusal
@@ -124,9 +124,9 @@ class Admission:
         return refusal
 
     def sound(
-        self, model: ServedModel, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, now: float
+        self, model: ServedModel, rows: At, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, now: float
     ) -> NDArray[np.bool_]:
-        """Return which ticks of distinct streams can be stepped, and take their tokens. (n,); x: [n, C].
+        """Return which ticks of distinct streams can be stepped, and take their tokens. (n,), new; x: [n, C].
 
         `decide` gives the outcome of each other tick.
         """
@@ -198,25 +198,26 @@ class Admission:
         self._work_full_at = self._work_rate.spend(self._work_full_at, now, model.row_work)
         return None
 
-    def _take_tokens(self, model: ServedModel, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
+    def _take_tokens(self, model: ServedModel, rows: At, sound: NDArray[np.bool_], now: float) -> None:
         """Take the tokens of the sound ticks; clear `sound` where there are none left.
 
-        rows: (n,), distinct; sound: (n,), modified.
+        rows: n distinct ones, see `span`; sound: (n,), modified.
         """
         t, tenant = model.table, self.tenants.of(model.tenant)
         sound &= self._stream_rate.has_token(t.full_at[rows], now)
-        asked, work = np.flatnonzero(sound), model.row_work
-        allowed = min(
-            tenant.tokens(now, len(asked), work),
+        asked, work = int(np.count_nonzero(sound)), model.row_work
+        admitted = min(
+            tenant.tokens(now, asked, work),
             self._rate.tokens(self._full_at, now),
             self._work_rate.portions(self._work_full_at, now, work),
         )
-        sound[asked[allowed:]] = False
-        admitted = rows[sound]
-        t.full_at[admitted] = self._stream_rate.spend_each(t.full_at[admitted], now)
-        tenant.ticked(now, work, len(admitted))
-        self._full_at = self._rate.spend(self._full_at, now, len(admitted))
-        self._work_full_at = self._work_rate.spend(self._work_full_at, now, work * len(admitted))
+        if admitted < asked:
+            sound[np.flatnonzero(sound)[admitted:]] = False
+        taken = rows if admitted == len(sound) else listed(rows)[sound]
+        t.full_at[taken] = self._stream_rate.spend_each(t.full_at[taken], now)
+        tenant.ticked(now, work, admitted)
+        self._full_at = self._rate.spend(self._full_at, now, admitted)
+        self._work_full_at = self._work_rate.spend(self._work_full_at, now, work * admitted)
 
 
 def journal_failed() -> Unavailable:

@@ -23,7 +23,7 @@ from service.serving.loading import Champions
 from service.serving.steps import Piece, Steps
 from service.streams.runs import Run, advance_run, step_runs
 from service.streams.served import ServedModel
-from service.streams.table import ABSENT, Rows
+from service.streams.table import ABSENT, At
 
 Array = NDArray[np.float32]
 
@@ -70,8 +70,8 @@ class Stepper:
     def compute(self, model: ServedModel, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
         """Return answers [B, A] and next states [B, S] of distinct streams, computed here by the champion.
 
-        rows: one or an array of B; times: [B] seconds; x: [B, C]. Changes nothing. For B = 1 the results are buffers
-        that the next step overwrites.
+        rows: one or B of them, see `span`; times: [B] seconds; x: [B, C]. Changes nothing. For B = 1 the results are
+        buffers that the next step overwrites.
         """
         session = self._champions.session(model)
         started = self._clock()
@@ -81,14 +81,14 @@ class Stepper:
         return computed
 
     def commit(
-        self, model: ServedModel, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, y: Array,
+        self, model: ServedModel, rows: At, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, y: Array,
         states: Array,
     ) -> NDArray[np.uint64]:  # fmt: skip
-        """Commit computed ticks of distinct streams; returns the judged_through of each, (n,).
+        """Commit computed ticks of distinct streams; returns the judged_through of each, (n,). rows: see `span`.
 
         Raises Unavailable if the journal has failed; nothing has changed then.
         """
-        t, n = model.table, len(rows)
+        t, n = model.table, len(seq)
         try:
             ticks = Ticks(t.number[rows], seq, time, x)
             end = self._journal.append(model.number, ticks)

@@ -21,7 +21,7 @@ from service.serving.ticks import Fenced, SingleTicks, Tick
 from service.streams.runs import Run
 from service.streams.served import ServedModel
 from service.streams.session import Session
-from service.streams.table import Rows
+from service.streams.table import At, listed, span
 
 Array = NDArray[np.float32]
 RUN_STEPS, RUNS = 16, 16  # ticks of one stream, and streams, in one turn of the loop: about 2 ms
@@ -42,35 +42,38 @@ class Waves:
         self._catalog, self._admission, self._stepper, self._clock = catalog, admission, stepper, clock
 
     async def answer(
-        self, model: ServedModel, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array
+        self, model: ServedModel, rows: At, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array
     ) -> Wave:
         """Answer one tick each of distinct streams that are in memory and owned. All sound ticks take one step.
 
-        rows, seq, time: (n,), n at most the model's `step_rows`; x: [n, C]. Raises what the step raises, Unavailable,
-        and NotFound for a deleted model; nothing has changed then.
+        rows: n, at most the model's `step_rows`, see `span`; seq, time: (n,); x: [n, C], contiguous. Raises what the
+        step raises, Unavailable, and NotFound for a deleted model; nothing has changed then.
         """
         self._catalog.check_there(model)
         now, decide = self._clock(), self._admission.decide
         sound = self._admission.sound(model, rows, seq, time, x, now)
-        unsound = np.flatnonzero(~sound)
-        late = unsound[limits.MAX_DECIDED :]
-        others = {
-            int(i): decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i], now)
-            for i in unsound[: limits.MAX_DECIDED]
-        }
-        sound[[i for i, outcome in others.items() if outcome is None]] = True
-        taken = np.flatnonzero(sound)
+        taken, others, late = np.flatnonzero(sound), dict[int, Outcome | None](), np.zeros(0, np.intp)
+        if len(taken) < len(seq):
+            unsound, each = np.flatnonzero(~sound), listed(rows)
+            late = unsound[limits.MAX_DECIDED :]
+            others = {
+                int(i): decide(model, Session(model, int(each[i])), int(seq[i]), float(time[i]), x[i], now)
+                for i in unsound[: limits.MAX_DECIDED]
+            }
+            sound[[i for i, outcome in others.items() if outcome is None]] = True
+            taken = np.flatnonzero(sound)
+            rows, seq, time, x = span(each[taken]), seq[taken], time[taken], x[taken]
         if not len(taken):
             return Wave(Stepped.none(model), others, late)
-        rows, seq, time, x = rows[taken], seq[taken], time[taken], np.ascontiguousarray(x[taken])
         t = model.table
         t.touched[rows] = now  # so that other streams leave memory first
-        if not self._stepper.fits_turn(model, len(rows)):
-            beside = await self._stepper.submit(Piece(model, t.number[rows], t.epoch[rows], seq, time, x))
+        if not self._stepper.fits_turn(model, len(seq)):
+            each = listed(rows)
+            beside = await self._stepper.submit(Piece(model, t.number[each], t.epoch[each], seq, time, x))
             left = np.concatenate([late, np.delete(taken, beside.at)])
             return Wave(beside._replace(at=taken[beside.at]), others, left)
         y, states = self._stepper.compute(model, rows, time, x)
-        if len(rows) == 1:
+        if len(seq) == 1:
             y = y.copy()  # from a buffer that the next step overwrites
         judged = self._stepper.commit(model, rows, seq, time, x, y, states)
         return Wave(Stepped(taken, y, judged, model.champion), others, late)

@@ -86,6 +86,8 @@ class AnswerLog:
             self._grow()
         position: Any = self.end if one else np.arange(self.end, self.end + n)
         at = position & (self._size - 1)
+        if not one and at[0] + n <= self._size:  # the log is a ring: these lie side by side
+            at = slice(int(at[0]), int(at[0]) + n)
         for name, column in self._columns.items():
             column[at] = values[name]
         self.end += n

@@ -46,7 +46,7 @@ from service.streams.owners import Owners
 from service.streams.saving import Saving
 from service.streams.session import Session
 from service.streams.specs import pack_specs
-from service.streams.table import ABSENT, Rows, StreamTable
+from service.streams.table import ABSENT, At, Rows, StreamTable, listed
 
 Array = NDArray[np.float32]
 Times = NDArray[np.float64]
@@ -183,8 +183,8 @@ class ServedModel:
         t = self.table
         return (t.last_seq if t.last_offset.item(row) <= self.judged_offset else t.judged).item(row)
 
-    def judged_seqs(self, rows: Rows) -> Seqs:
-        """`judged_seq` of each row, (n,)."""
+    def judged_seqs(self, rows: At) -> Seqs:
+        """`judged_seq` of each row, (n,), new."""
         t = self.table
         return np.where(t.last_offset[rows] <= self.judged_offset, t.last_seq[rows], t.judged[rows])
 
@@ -194,11 +194,11 @@ class ServedModel:
 
     # ---- ticks
 
-    def step(self, session: StepSession, rows: int | list[int] | Rows, time: Times, x: Array) -> tuple[Array, Array]:
+    def step(self, session: StepSession, rows: int | list[int] | At, time: Times, x: Array) -> tuple[Array, Array]:
         """Compute one tick each of distinct streams; changes nothing.
 
-        rows: one, or B of them; time: [B] seconds; x: [B, row] → y [B, A], next states [B, S]. For B = 1 the results
-        are the session's buffers (see `StepSession.run`).
+        rows: one, or B of them, see `span`; time: [B] seconds; x: [B, row] → y [B, A], next states [B, S]. For B = 1
+        the results are the session's buffers (see `StepSession.run`).
         """
         at = slice(rows, rows + 1) if isinstance(rows, int) else rows
         return session.run(*self.network.inputs(time, x), self.table.state[at])
@@ -223,25 +223,25 @@ class ServedModel:
             t.last_time[row] = time
         return judged
 
-    def advance(self, rows: Rows, seq: Seqs, time: Times, x: Array, y: Array, states: Array, offset: Offsets) -> Seqs:
+    def advance(self, rows: At, seq: Seqs, time: Times, x: Array, y: Array, states: Array, offset: Offsets) -> Seqs:
         """Apply n computed ticks of distinct streams: write their states, keep their answers.
 
-        rows, seq, time: (n,), time NaN where there is none; x: [n, C]; y: [n, A]; states: [n, S]; offset: (n,), the
-        journal's, just after each tick. Returns their judged_through, (n,).
+        rows: n of them, see `span`; seq, time: (n,), time NaN where there is none; x: [n, C]; y: [n, A]; states:
+        [n, S]; offset: (n,), the journal's, just after each tick. Returns their judged_through, (n,), new.
         """
         self.saving.change()
-        t = self.table
-        judged = self.judged_seqs(rows)
+        t, judged = self.table, self.judged_seqs(rows)
         t.newest[rows] = self.log.append(
-            len(rows), stream=t.number[rows], version=self.champion, seq=seq, judged=judged,
+            len(seq), stream=t.number[rows], version=self.champion, seq=seq, judged=judged,
             offset=offset, previous=t.newest[rows], time=time, x=x, y=y,
         )  # fmt: skip
         t.judged[rows] = judged
-        self.saving.keep(rows)
+        self.saving.keep(listed(rows))
         t.state[rows] = states
         t.last_seq[rows], t.last_offset[rows] = seq, offset
         t.origin[rows], t.changed[rows] = Origin.RESUMED, True
-        t.last_time[rows] = np.where(np.isnan(time), t.last_time[rows], time)
+        if not (untimed := np.isnan(time)).all():
+            t.last_time[rows] = np.where(untimed, t.last_time[rows], time)
         return judged
 
     def pass_over(self, rows: Rows, seq: Seqs, time: Times, offset: Offsets) -> None:

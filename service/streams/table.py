@@ -9,10 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.intp]
+At = Rows | slice  # rows, or places of an array, to index with
 
 ABSENT = -1
 FIRST_ROWS = 16
 MAPPED_BYTES = 1 << 20  # states of this size and more have a memory map of their own
+
+
+def span(rows: Rows) -> At:
+    """Return rows that follow one another as a slice, so that indexing copies nothing; others as they are.
+
+    Streams that were opened in one go, as those of a gateway, have such rows. ABSENT is never in a slice.
+    """
+    n = len(rows)
+    if n > 1 and rows[0] >= 0 and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
+def listed(at: At) -> Rows:
+    """Return what `span` has taken as an array."""
+    return np.arange(at.start, at.stop) if isinstance(at, slice) else at
 
 
 class MappedRows:

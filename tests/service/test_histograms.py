@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import prometheus_client
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.observe.histograms import Histogram
+from service.observe.histograms import Histogram, Series
 
 BOUNDS = (0.1, 1, 2.5, 1e3)
 
@@ -37,6 +38,17 @@ def test_a_labelled_histogram_is_scraped_like_the_librarys(observed):
     ours, theirs = scrapes(("model", "layer"), observed)
 
     assert ours == theirs
+
+
+@given(st.lists(st.lists(st.integers(0, 2**63), max_size=8), max_size=4))
+def test_many_integers_are_counted_at_once_as_one_by_one(arrays):
+    each, together = Series(BOUNDS), Series(BOUNDS)
+    for values in arrays:
+        together.observe_all(np.array(values, np.uint64))
+        for value in values:
+            each.observe(value)
+
+    assert together.counts == each.counts
 
 
 def test_a_series_is_made_once():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.streams import table
-from service.streams.table import FIRST_ROWS, MappedRows, StreamTable
+from service.streams.table import ABSENT, FIRST_ROWS, MappedRows, StreamTable, listed, span
 
 WIDTH = 300
 
@@ -54,3 +54,14 @@ def test_growing_moves_pages_and_copies_only_where_somebody_looks_on():
     assert (looked_at == 7).all(), "the one who looks has the old map"
     assert rows.array.shape == (2000, WIDTH)
     assert np.shares_memory(rows.array, rows._view())
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [3], [0, 1], [4, 5, 6], [5, 4], [0, 2], [0, 5, 1, 3], [0, 2, 1, 3], [ABSENT, 0], [ABSENT, 0, 1]]
+)
+def test_a_span_indexes_what_its_rows_do_and_is_a_slice_only_for_neighbours_in_order(rows):
+    at, column = np.array(rows, np.intp), np.arange(10.0, 20.0)
+    np.testing.assert_array_equal(column[span(at)], column[at])
+    np.testing.assert_array_equal(listed(span(at)), at)
+    neighbours = len(rows) > 1 and rows == list(range(max(rows[0], 0), max(rows[0], 0) + len(rows)))
+    assert isinstance(span(at), slice) == neighbours
