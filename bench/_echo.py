@@ -74,6 +74,7 @@ async def other(tree: Path, folder: Path) -> AsyncIterator[Target]:
             sys.executable, "-m", "service.cli", *map(str, words), cwd=tree, stderr=log,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tree), str(tree / "client")))},
+            start_new_session=True,  # as ServerChild's: sessions share the processor, whatever runs in them
         )  # fmt: skip
     assert process.stdin
     assert process.stdout
