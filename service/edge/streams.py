@@ -161,7 +161,7 @@ class Call:
             arrived = self._heard = clock()
             answer = await self._answer(request, arrived)
             if answer is not None:
-                await self.write(answer)
+                await self.writing.post(answer)
             total_seconds.observe(clock() - arrived)
         await self.parts.journal.flush()
         if self.owned:

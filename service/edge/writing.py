@@ -2,6 +2,9 @@
 
 gRPC accepts a message once the one before has left; if the client does not read, it never does. A deadline per write
 would cost a timer per forecast, so a call only notes when its write began, and `Writers.sweep` checks periodically.
+
+Nor does a forecast wait until it has left: the next message does. Waiting would cost the task of the call another turn
+of the loop per message, just to find out what the next write finds out anyway.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -56,17 +59,24 @@ class Wants:
 class Writing:
     """Reading and writing of one call, with its messages counted.
 
-    Belongs to the task that constructs it; a sweep cancels that task. since: monotonic seconds at which the write under
-    way began; None: none is. stuck: the call was cut because its client does not read.
+    Belongs to the task that constructs it; a sweep cancels that task. began: monotonic seconds at which the last write
+    began. stuck: the call was cut because its client does not read.
     """
 
-    __slots__ = ("_context", "_lock", "_messages", "_task", "since", "stuck")
+    __slots__ = ("_context", "_left", "_lock", "_messages", "_task", "_write", "began", "stuck")
 
     def __init__(self, context: Any) -> None:
         self._context, self._lock, self._task = context, asyncio.Lock(), asyncio.current_task()
         self._messages = MESSAGES.get() or Messages()  # outside of calls these counts are unused
-        self.since: float | None = None
+        self._write: Coroutine[Any, Any, None] | None = None  # gRPC's, while a write is under way
+        self._left: asyncio.Future[Any] | None = None  # what that waits for; None: another turn of the loop
+        self.began = 0.0
         self.stuck = False
+
+    @property
+    def since(self) -> float | None:
+        """Monotonic seconds at which the write under way began; None: none is."""
+        return None if self._write is None or (self._left is not None and self._left.done()) else self.began
 
     async def read(self) -> Any:
         """Return the client's next message, or grpc.aio.EOF after its half-close."""
@@ -74,27 +84,81 @@ class Writing:
         self._messages.received += message is not grpc.aio.EOF
         return message
 
+    async def post(self, message: Any) -> None:
+        """Begin to send one message, after those under way; `idle` waits until it has left.
+
+        Raises what the write before raises.
+        """
+        if self._lock.locked() or self.since is not None:
+            async with self._lock:
+                await self._finish()
+                self._begin(message)
+            return
+        if self._write is not None:
+            self._step()  # it has left
+        self._begin(message)
+
     async def send(self, message: Any) -> None:
-        """Send one message, after those under way."""
-        await self._lock.acquire()
-        try:
-            self.since = time.monotonic()
-            await self._context.write(message)
-            self.since = None
-            self._messages.sent += 1
-        finally:
-            self._lock.release()
+        """Send one message, after those under way, and wait until it has left."""
+        async with self._lock:
+            await self._finish()
+            self._begin(message)
+            await self._finish()
 
     async def idle(self) -> None:
         """Wait until no message is under way."""
         async with self._lock:
-            pass
+            await self._finish()
+
+    @contextlib.asynccontextmanager
+    async def whole(self) -> AsyncIterator[None]:
+        """Let an error leave the block only when no message is under way: gRPC does not end a call in the middle of a
+        write."""
+        try:
+            yield
+        except CLIENT_GONE:
+            raise
+        except Exception:
+            with contextlib.suppress(*CLIENT_GONE):  # ending the call will find that out too
+                await self.idle()
+            raise
 
     async def stop(self, task: asyncio.Task[Any]) -> None:
         """Cancel a task of the call between two messages. Half-way, its write would still be under way in gRPC."""
         async with self._lock:
+            await self._finish()
             task.cancel()
             await asyncio.wait((task,))
+
+    def _begin(self, message: Any) -> None:
+        self._write, self.began = self._context.write(message), time.monotonic()
+        self._messages.sent += 1
+        self._step()
+
+    def _step(self) -> None:
+        """Run gRPC's coroutine up to its next wait, as a task would, but without one. Raises what it raises."""
+        assert self._write is not None
+        try:
+            self._left = self._write.send(None)
+        except BaseException as ended:
+            self._write = self._left = None
+            if not isinstance(ended, StopIteration):
+                raise
+
+    async def _finish(self) -> None:
+        """Wait until the message under way has left. Raises what its write raises."""
+        while self._write is not None:
+            if self._left is None:
+                await asyncio.sleep(0)
+            elif not self._left.done():
+                await asyncio.wait((self._left,))  # which a cancellation leaves alone: gRPC still writes
+            self._step()
+
+    def drop(self) -> None:
+        """Forget the write under way: the call has ended."""
+        if self._left is not None and not self._left.cancel() and not self._left.cancelled():
+            self._left.exception()  # else asyncio reports that nobody has read it
+        self._write = self._left = None
 
     def cut(self) -> None:
         """Cancel the call. The first time it may still report why; the second time it just ends."""
@@ -121,7 +185,8 @@ class Writers:
         try:
             async with statuses(context):
                 try:
-                    yield writing
+                    async with writing.whole():
+                        yield writing
                 except CLIENT_GONE:
                     if not context.done():
                         raise
@@ -133,6 +198,7 @@ class Writers:
                     raise Exhausted("call", "its client does not read", remedy, retry_s=1.0) from None
         finally:
             self._calls.discard(writing)
+            writing.drop()
 
     def sweep(self, now: float) -> int:
         """Cut the calls whose message has waited too long. Returns how many are cut for the first time.
@@ -142,7 +208,7 @@ class Writers:
         late = [call for call in self._calls if is_overdue(call.since, now, self._write_s)]
         fresh = sum(not call.stuck for call in late)
         for call in late:
-            call.since = now  # reporting why may take as long again
+            call.began = now  # reporting why may take as long again
             call.cut()
         return fresh
 

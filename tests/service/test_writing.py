@@ -9,6 +9,7 @@ from typing import NoReturn
 import grpc
 import pytest
 
+from service.common.errors import Invalid
 from service.common.limits import is_overdue
 from service.edge.writing import Progress, Wants, Writers, Writing
 
@@ -86,6 +87,155 @@ async def test_a_cut_call_that_cannot_report_why_is_cut_again_and_counted_once()
     assert writers.sweep(now + 2.3 * WRITE_S) == 0
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+# --- messages that do not wait until they have left
+
+
+class Reader:
+    """A call's context whose client takes one message per `take`. started, left: messages, in order."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.left: list[str] = []
+        self._taken: list[asyncio.Future[None]] = []
+        self.status = ""
+
+    async def write(self, message: str) -> None:
+        assert len(self.started) == len(self.left), "gRPC takes one message at a time"
+        self.started.append(message)
+        self._taken.append(asyncio.get_running_loop().create_future())
+        await self._taken[-1]
+        self.left.append(message)
+
+    def take(self, failure: Exception | None = None) -> None:
+        if failure:
+            self._taken[-1].set_exception(failure)
+        else:
+            self._taken[-1].set_result(None)
+
+    def done(self) -> bool:
+        return False
+
+    async def abort(self, code: grpc.StatusCode, *more: object) -> NoReturn:
+        assert self.started == self.left, "gRPC does not end a call in the middle of a write"
+        self.status = code.name
+        raise grpc.aio.AbortError(code.name)
+
+
+async def turns(n: int = 5) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+async def test_a_posted_message_is_on_its_way_at_once_and_only_the_next_waits_for_it():
+    client = Reader()
+    writing = Writing(client)
+
+    await writing.post("1")
+    assert (client.started, writing.since is None) == (["1"], False)
+    second = asyncio.create_task(writing.post("2"))
+    third = asyncio.create_task(writing.send("3"))
+    await turns()
+    assert client.started == ["1"]
+
+    client.take()
+    await second
+    await turns()
+    assert (client.started, third.done()) == (["1", "2"], False)
+    client.take()
+    await turns()
+    assert (client.started, third.done()) == (["1", "2", "3"], False), "send waits for its own message too"
+    client.take()
+    await third
+    assert (client.left, writing.since) == (["1", "2", "3"], None)
+
+
+async def test_a_message_that_has_left_is_not_overdue_though_nobody_has_waited_for_it():
+    client = Reader()
+    writing = Writing(client)
+
+    await writing.post("1")
+    client.take()
+
+    assert writing.since is None
+    await writing.post("2")
+    assert client.left == ["1"]
+
+
+async def test_giving_up_the_wait_for_a_message_leaves_it_under_way():
+    client = Reader()
+    writing = Writing(client)
+    await writing.post("1")
+    waiting = asyncio.create_task(writing.post("2"))
+    await turns()
+
+    waiting.cancel()
+    await turns()
+    client.take()
+    await writing.idle()
+
+    assert (waiting.cancelled(), client.left) == (True, ["1"])
+
+
+async def test_the_failure_of_a_posted_message_is_raised_by_the_next():
+    client = Reader()
+    writing = Writing(client)
+    await writing.post("1")
+
+    client.take(grpc.aio.InternalError("gone"))
+
+    with pytest.raises(grpc.aio.InternalError, match="gone"):
+        await writing.post("2")
+
+
+async def test_an_error_is_reported_once_the_message_before_it_has_left():
+    client, writers = Reader(), Writers(WRITE_S)
+
+    async def answer() -> None:
+        async with writers.call(client) as writing:
+            await writing.post("1")
+            raise Invalid("message", "empty", "send one")
+
+    call = asyncio.create_task(answer())
+    await turns()
+    assert not client.status
+    client.take()
+    with pytest.raises(grpc.aio.AbortError):
+        await call
+
+    assert (client.left, client.status) == (["1"], "INVALID_ARGUMENT")
+
+
+async def test_an_error_behind_a_message_that_is_never_read_ends_the_call_as_any_unread_message():
+    deaf, writers = Client(), Writers(WRITE_S)
+
+    async def answer() -> None:
+        async with writers.call(deaf) as writing:
+            await writing.post("1")
+            raise Invalid("message", "empty", "send one")
+
+    call = asyncio.create_task(answer())
+    await turns()
+
+    assert writers.sweep(time.monotonic() + 1.1 * WRITE_S) == 1
+    with pytest.raises(grpc.aio.AbortError, match="RESOURCE_EXHAUSTED"):
+        await call
+
+
+async def test_a_task_is_stopped_when_the_message_under_way_has_left():
+    client = Reader()
+    writing = Writing(client)
+    task = asyncio.create_task(asyncio.Event().wait())
+    await writing.post("1")
+    stopping = asyncio.create_task(writing.stop(task))
+    await turns()
+    assert not task.done()
+
+    client.take()
+    await stopping
+
+    assert task.cancelled()
 
 
 # --- progress in a message of its own
