@@ -18,14 +18,17 @@ ROUNDING_S = 1e-9  # so that a caller after exactly `wait` is admitted: sums of 
 
 
 class Rate:
-    """A limit of `per_s` tokens per second, above 0. Times are seconds of one monotonic clock."""
+    """A limit of `per_s` tokens per second, above 0. Times are seconds of one monotonic clock.
 
-    __slots__ = ("_one", "_slack", "per_s")
+    one: seconds in which one token comes back.
+    """
+
+    __slots__ = ("_slack", "one", "per_s")
 
     def __init__(self, per_s: float) -> None:
-        self.per_s, self._one = per_s, 1 / per_s
+        self.per_s, self.one = per_s, 1 / per_s
         # A bucket has a token while the time at which it is full lies at most this far ahead of now.
-        self._slack = max(BURST_S - self._one, 0.0) + ROUNDING_S
+        self._slack = max(BURST_S - self.one, 0.0) + ROUNDING_S
 
     def wait(self, full_at: float, now: float) -> float:
         """Return the seconds until the bucket has a token; 0 if it has one."""
@@ -50,8 +53,8 @@ class Rate:
 
     def spend(self, full_at: float, now: float, n: float = 1) -> float:
         """Return when the bucket is full again after n tokens are spent."""
-        return (full_at if full_at > now else now) + n * self._one
+        return (full_at if full_at > now else now) + n * self.one
 
     def spend_each(self, full_at: Times, now: float) -> Times:
         """Return `spend` of one token from each bucket, as a new array."""
-        return np.maximum(full_at, now) + self._one
+        return np.maximum(full_at, now) + self.one

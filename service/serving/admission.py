@@ -181,6 +181,11 @@ class Admission:
             return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
         full_at, tenant, row = model.table.full_at, self.tenants.of(model.tenant), session.row
         stream_full_at = full_at.item(row)
+        if stream_full_at <= now and self._full_at <= now and self._work_full_at <= now and not tenant.limited:
+            # The usual case: every bucket is full. What follows would come to the same, in eight calls.
+            full_at[row], self._full_at = now + self._stream_rate.one, now + self._rate.one
+            self._work_full_at = now + model.row_work * self._work_rate.one
+            return None
         if wait := self._stream_rate.wait(stream_full_at, now):
             return too_fast(seq, "stream", self._stream_rate, wait)
         if tenant.limited and (wait := tenant.wait(now)):

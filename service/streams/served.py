@@ -208,10 +208,9 @@ class ServedModel:
         t, saving = self.table, self.saving
         if not saving.is_changed:
             saving.change()
-        judged = self.judged_seq(row)
-        t.newest[row] = self.log.append(
-            stream=t.number[row], version=self.champion, seq=seq, judged=judged,
-            offset=offset, previous=t.newest[row], time=time, x=x, y=y,
+        judged, newest = self.judged_seq(row), t.newest
+        newest[row] = self.log.add(
+            t.number.item(row), self.champion, seq, judged, offset, newest.item(row), time, x, y
         )  # fmt: skip
         t.judged[row] = judged
         if saving.gathering is not None:  # a call less on the hot path

@@ -36,7 +36,7 @@ class Twin:
         one = n == 1 and rng.random() < 0.5
         if one:
             columns = {name: column[0] for name, column in columns.items()}
-        positions = self.log.append(None if one else n, version=7, **columns)
+        positions = self.log.add(version=7, **columns) if one else self.log.append(n, version=7, **columns)
         self.newest |= dict(zip(streams, np.atleast_1d(positions).tolist(), strict=True))
         self.given += [
             (s, Answer(seq, float(seq), x[i].tobytes(), y[i].tobytes(), 7, 0))
@@ -145,9 +145,10 @@ def test_the_last_ticks_of_a_stream_are_those_of_its_chain_up_to_the_first_gap()
     for n in range(2 * KEPT_ANSWERS):
         stream = 1 + int(rng.integers(2))
         seqs[stream] += 1 if n != 300 else 5
-        position = log.append(
-            stream=stream, seq=seqs[stream], time=float(n), x=rng.normal(size=3), y=rng.normal(size=4),
-            version=n // 100, judged=n // 2, offset=n + 1, previous=newest[stream],
+        position = log.add(
+            stream=stream, seq=seqs[stream], time=float(n), x=rng.normal(size=3).astype(np.float32),
+            y=rng.normal(size=4).astype(np.float32), version=n // 100, judged=n // 2, offset=n + 1,
+            previous=newest[stream],
         )  # fmt: skip
         assert isinstance(position, int)
         newest[stream] = position
