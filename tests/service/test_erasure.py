@@ -74,11 +74,11 @@ def test_the_answers_of_forgotten_streams_are_blank_and_those_of_others_are_foun
     newest = {1: -1, 2: -1}
     for seq in range(1, 301):
         for stream in newest:
-            newest[stream] = int(log.append(
+            newest[stream] = log.add(
                 stream=stream, version=1, seq=seq, judged=0, offset=2 * seq + stream, previous=newest[stream],
                 time=float(seq), x=np.array([1e4 * stream + seq, 3e4 * stream + seq], np.float32),
                 y=np.array([1e5 * stream + seq], np.float32),
-            ))  # fmt: skip
+            )  # fmt: skip
     theirs, others = log.chain(newest[1]), log.chain(newest[2])
     assert log.streams() == [1, 2]
 

@@ -34,12 +34,10 @@ def filled(its: ModelSpec, n: int, seed: int = 0, missing: float = 0.0, gaps: bo
         time += 1000.0 if gaps and rng.random() < 0.1 else 1.0
         x = rng.normal(size=len(its.channels)).astype(np.float32)
         x[rng.random(len(x)) < missing] = np.nan
-        position = log.append(
+        newest = log.add(
             stream=1, seq=seq, time=time, x=x, y=rng.normal(size=width), version=seq // 7, judged=seq // 2,
             offset=seq, previous=newest,
         )  # fmt: skip
-        assert isinstance(position, int)
-        newest = position
     return log, newest
 
 
@@ -155,12 +153,11 @@ def test_a_track_that_is_followed_look_by_look_equals_one_that_is_read_at_once()
     track, position, at = Track(Lens.of(its, "c", 2)), -1, 0
     while at < len(answers):
         for answer in answers[at : at + int(rng.integers(1, 40))]:
-            made = log.append(
+            made = log.add(
                 stream=1, seq=answer.seq, time=answer.time, x=np.frombuffer(answer.x, np.float32),
                 y=np.frombuffer(answer.y, np.float32), version=answer.version, judged=answer.judged_through,
                 offset=answer.seq, previous=position,
             )  # fmt: skip
-            assert isinstance(made, int)
             position, at = made, at + 1
         added, restart = track.extend(track.copied(log, position))
         assert restart == (at == added)
@@ -207,7 +204,7 @@ def test_a_constant_stream_has_no_scale_and_no_score() -> None:
     its = ModelSpec(channels=("a",))
     log, newest = AnswerLog(1, 1), -1
     for seq in range(1, 10):
-        newest = log.append(  # type: ignore[assignment]
+        newest = log.add(
             stream=1, seq=seq, time=math.nan, x=np.ones(1), y=np.ones(1), version=1, judged=0, offset=seq,
             previous=newest,
         )  # fmt: skip
