@@ -28,7 +28,9 @@ from service.streams.served import ServedModel
 from service.streams.session import Session
 
 Array = NDArray[np.float32]
-ALONE_S = 50e-6  # about a turn of the loop: a tick this long after the last step is not one of many
+# A tick this long after the last step is not one of many: reading another stream's message and writing its answer takes
+# this long or less, and ticks of busy streams are that far apart although more of them wait already.
+ALONE_S = 500e-6
 
 
 class Fenced(Exception):
