@@ -35,8 +35,8 @@ def filled(its: ModelSpec, n: int, seed: int = 0, missing: float = 0.0, gaps: bo
         x = rng.normal(size=len(its.channels)).astype(np.float32)
         x[rng.random(len(x)) < missing] = np.nan
         newest = log.add(
-            stream=1, seq=seq, time=time, x=x, y=rng.normal(size=width).astype(np.float32), version=seq // 7, judged=seq // 2,
-            offset=seq, previous=newest,
+            stream=1, seq=seq, time=time, x=x, y=rng.normal(size=width).astype(np.float32), version=seq // 7,
+            judged=seq // 2, offset=seq, previous=newest,
         )  # fmt: skip
     return log, newest
 
@@ -205,8 +205,8 @@ def test_a_constant_stream_has_no_scale_and_no_score() -> None:
     log, newest = AnswerLog(1, 1), -1
     for seq in range(1, 10):
         newest = log.add(
-            stream=1, seq=seq, time=math.nan, x=np.ones(1, np.float32), y=np.ones(1, np.float32), version=1, judged=0, offset=seq,
-            previous=newest,
+            stream=1, seq=seq, time=math.nan, x=np.ones(1, np.float32), y=np.ones(1, np.float32), version=1, judged=0,
+            offset=seq, previous=newest,
         )  # fmt: skip
     got = scores(tracked(its, log, newest, "a", 1), "s", LeastSquares(1), None)
     assert got is not None
