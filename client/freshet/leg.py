@@ -142,7 +142,7 @@ class Leg:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
-            if sending.done():
+            if sending.done() and not sending.cancelled():  # a write on a call that is cancelled ends so
                 sending.result()  # a bug in the writer is raised
             if self.closed:
                 return None

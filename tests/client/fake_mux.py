@@ -32,7 +32,7 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
     def __init__(self) -> None:
         self.streams: dict[str, Kept] = {}
         self.calls: list[list[str]] = []  # the streams that each call asked for
-        self.asked = asyncio.Condition()
+        self.asked = asyncio.Condition()  # notified at each call, and when it asks for streams
         self.heard = asyncio.Condition()  # notified after each message
         self.port = 0
         # Knobs.
@@ -112,6 +112,8 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
         asked: list[str] = []
         self.calls.append(asked)
         self._outs.append(out)
+        async with self.asked:
+            self.asked.notify_all()
         tasks = [asyncio.create_task(self._read(requests, asked, out)), asyncio.create_task(self._end(out))]
         try:
             while (answer := await out.get()) is not None:

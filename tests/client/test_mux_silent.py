@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 import freshet
+from freshet.calls import Opener
 from freshet.owed import Owed
 from tests.client.fake_mux import FakeMux
 
@@ -50,6 +52,57 @@ async def test_a_call_that_binds_nothing_is_cut_and_repeated(client, fake):
             await fake.asked.wait_for(lambda: len(fake.calls) >= 2 and fake.calls[1] == ["a"])
         fake.binding.set()
         assert (await step).seq.tolist() == [1]
+
+
+class HeldUp:
+    """A call whose writes are held up once `held` is set, as by a server that does not read, and its end reaches the
+    writer before the reader: gRPC cancels both, in any order."""
+
+    def __init__(self, call: Any, held: asyncio.Event) -> None:
+        self._call, self._held = call, held
+        self._cancelled, self._ended = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def cancel(self) -> bool:
+        self._cancelled.set()
+        return bool(self._call.cancel())
+
+    async def write(self, message: Any) -> None:
+        if not self._held.is_set():
+            return await self._call.write(message)
+        await self._cancelled.wait()
+        self._ended.set()
+        raise asyncio.CancelledError
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._call:
+                yield message
+        except asyncio.CancelledError:
+            if self._held.is_set():
+                await self._ended.wait()
+            raise
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["it leaves", "it is stuck"])
+async def test_a_call_that_is_cut_while_its_server_does_not_read_is_made_again(client, fake, monkeypatch, leaves):
+    """The write that is held up ends as cancelled; the Mux went on without a task that calls."""
+    monkeypatch.setattr("freshet.leg.LEAVE_S", 0.01)
+    held, opened = asyncio.Event(), Opener.open
+    monkeypatch.setattr(
+        Opener, "open", lambda opener: HeldUp(opened(opener), held if not fake.calls else asyncio.Event())
+    )
+    async with client.mux("m", answer_s=60.0 if leaves else 0.5, give_up_s=10.0, close_s=0.0) as mux:
+        await mux.step(["a"], [1.0])
+        held.set()
+        step = asyncio.create_task(mux.step(["a", "b"], [2.0, 1.0]))
+        if leaves:
+            await fake.until(1, ["a"])
+            fake.leave()
+        assert (await step).seq.tolist() == [2, 1]
+        assert len(fake.calls) == 2
 
 
 class Cut:
