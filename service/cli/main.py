@@ -115,7 +115,9 @@ def _sources(settings: ServeConfig, given: dict[str, Any], file: Path | None) ->
 
 
 def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # otherwise gRPC logs every failed handshake
+    from service.server import process
+
+    process.set_grpc_defaults()
     import asyncio
 
     import structlog

@@ -33,6 +33,7 @@ import grpc_reflection
 import model
 import service
 from service.programs.backtest import child
+from service.server import process
 
 REQUEST_BYTES = 1 << 20
 MEASURED = "COVERAGE_PROCESS_CONFIG"  # set while coverage counts lines in each process
@@ -176,7 +177,7 @@ def close(selector: selectors.BaseSelector | None, *more: socket.socket | int) -
 def import_most() -> None:
     """Import the server's modules, except onnxruntime and those that need it: it starts a thread, which forks lack."""
     sys.modules["onnxruntime"] = None  # type: ignore[assignment]  # an import of it fails
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # as `freshet serve` does: gRPC reads it when it is imported
+    process.set_grpc_defaults()  # as `freshet serve` does
     for package in (grpc_health, grpc_reflection, model, service):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
