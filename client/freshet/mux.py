@@ -316,16 +316,14 @@ class Mux:
         return leg
 
     def _moved(self, leg: Leg, handle: int, address: str) -> None:
-        """Bind a stream at the node that another one has named; after a pause if one of the two was asked before.
+        """Bind a stream at the node that another one has named; after a pause if it was sent there before.
 
         Raises Unavailable if it was bound nowhere for `give_up_s`; InvalidArgument if that is no address.
         """
         way = self._shared.ways.setdefault(handle, Way(Backoff(self._give_up_s, random.Random())))
         loop, id = asyncio.get_running_loop(), self._bindings.id(handle)
-        asked = leg.open_call.address
-        new = asked not in way.named and address not in way.named and len(way.named) < MOST_MOVES
-        wait = way.backoff.failed(loop.time(), at_once=new)
-        way.named[asked] = address
+        wait = way.backoff.failed(loop.time(), at_once=address not in way.named and len(way.named) < MOST_MOVES)
+        way.named[leg.open_call.address] = address
         if wait != 0.0:
             said = "; ".join(f"{one}: it is at {other}" for one, other in list(way.named.items())[-NAMED:])
             self._waits.last_call = f"no node has bound stream {id!r}: {said}"

@@ -6,13 +6,11 @@ import asyncio
 from typing import Any
 
 import grpc
-import pytest
 
-import freshet
 from freshet.calls import Opener
 from tests.client.fake_mux import FakeMux
 from tests.client.fake_nodes import cluster
-from tests.client.test_mux_nodes import IDS, SECOND, mux_of, place
+from tests.client.test_mux_nodes import IDS, mux_of, place
 
 
 class Lingering:
@@ -72,17 +70,3 @@ async def test_how_a_call_ends_that_its_streams_have_left_does_not_matter(monkey
         for seq in range(3, 6):
             assert (await mux.step(IDS, [3.0] * 4)).seq.tolist() == [seq] * 4
         released.set()
-
-
-@pytest.mark.parametrize("others", [True, False], ids=["with streams at the node that names it", "without"])
-async def test_a_node_that_is_gone_and_still_named_by_another_is_not_asked_for_without_pauses(others):
-    """A node names the former owner until it has noticed that it is gone, and that one refuses connections."""
-    async with cluster(FakeMux) as two, mux_of(two, give_up_s=0.5) as mux:
-        place(two, {id: int(not others or id in SECOND) for id in IDS})
-        await mux.step(IDS, [1.0] * 4)
-        await two.nodes[1].stop()
-
-        with pytest.raises(freshet.Unavailable, match="no success"):
-            await mux.step(IDS, [2.0] * 4)
-
-        assert sum(map(len, two.nodes[0].calls)) < 120, "it does not spin"
