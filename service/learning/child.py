@@ -272,9 +272,8 @@ class TrainerClient:
                     self._storage.disk_full.labels("checkpoint").inc()
 
     def _learned(self, position: int, seconds: float = 0.0, offset: int = 0) -> None:
-        learned = self.feed.learned(position, seconds, offset)
-        if learned is not None:
-            self._deaths.learned(learned.begin)
+        for chunk in self.feed.learned(position, seconds, offset):
+            self._deaths.learned(chunk.begin)
         self._busy_since = self._clock() if self.feed.in_flight else None
 
     def out_of_reach(self, position: int) -> str:
@@ -304,10 +303,10 @@ class TrainerClient:
         await self.ready.wait()
         await self.feed.run(self)
 
-    def write(self, message: Message) -> None:
-        """Send the process a message, without waiting; does nothing once the pipe is closed."""
+    def write(self, *messages: Message) -> None:
+        """Send the process messages, without waiting; does nothing once the pipe is closed."""
         assert self._process
-        self._process.write(message)
+        self._process.write(*messages)
 
     async def drain(self) -> None:
         """Wait until the process has read nearly all that was written. Raises ConnectionError."""

@@ -31,6 +31,8 @@ from service.streams.served import ServedModel
 from service.trainer.messages import Message, NoWeights, Restart, RestartPoint, TrainerSettings, Weights
 from service.trainer.reports import Anchored, Drifted, NeedWeights, Progress, Ready, Saved, Verdict
 
+PACE = 0.05  # of `publish_s`: the longest wait of a commit for those after it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningSettings:
@@ -77,6 +79,8 @@ class Learning:
         self.trainers = Trainers(
             settings.trainers, settings.hang_s, self, catalog.models, journal, tenants, metrics, storage, clock
         )
+        for client in self.trainers.clients:
+            client.feed.pace_s = settings.publish_s * PACE
         self._comparing = Comparing(catalog, journal, learner)
         catalog.on_removed.append(self.trainers.removed)
         # Position of each trainer's checkpoint; 0 until it is known: the trainer may need the whole journal.

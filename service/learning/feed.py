@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from service.access.tenants import Tenants
-from service.journal.records import decode_chunk
+from service.journal.records import chunk_head, decode_chunk
 from service.journal.segments import FRAME
 from service.journal.writer import Journal
 from service.learning.fair import Fair, Pace
@@ -26,13 +26,15 @@ from service.trainer.messages import LearnChunk, Message
 WINDOW_S = 0.05
 IN_FLIGHT_BYTES = 4 << 20
 READ_BYTES = 1 << 20  # of the journal at once; then chunks are sent
+MOST_PACE_S = 0.05  # a commit waits for others at most this long, however long verdicts wait
+WORK_S = 0.005  # work that does not wait: the trainer is not to idle
 
 
 class Pipe(Protocol):
     """The trainer's standard input."""
 
-    def write(self, message: Message) -> None:
-        """Send a message without waiting."""
+    def write(self, *messages: Message) -> None:
+        """Send messages without waiting."""
 
     async def drain(self) -> None:
         """Wait until the process has read nearly all of it. Raises ConnectionError."""
@@ -60,35 +62,48 @@ class Feed:
         self.more = asyncio.Event()  # set when something may be sent that could not be before
         self.sent = asyncio.Event()  # set when chunks were sent, or the process has ended
         self.learned_chunks = 0  # since this server started
+        self.pace_s = 0.0  # shortest time between two looks at commits, unless they are WORK_S of work
+        self._looked_at, self._fresh_s = -MOST_PACE_S, 0.0  # clock seconds; seconds of work in `_fresh`
+        self._later: asyncio.TimerHandle | None = None  # the next look
+        self._looks = False  # until all that is durable is queued
+        self._sent_to = self._apart_to = 0  # positions: of the chunks sent, and those to send one by one
         self._fresh: list[tuple[int, bytes]] = []  # the newest frames, which need not be read
         self._paces: dict[int, Pace] = {}
         self._offsets: dict[int, int] = {}  # by model: entries learned
 
     def restart(self, position: int, offsets: Mapping[int, int]) -> None:
-        """Send from `position` on: the process contains `offsets` entries of each model."""
+        """Send from `position` on: the process contains `offsets` entries of each model.
+
+        Chunks that a former process may have died of are sent one by one: the report of one of several comes with the
+        last, and a death must be put down to the right one.
+        """
+        self._apart_to = self._sent_to
         self.queues.restart(position, offsets)
         self.fair.clear()
         self.in_flight.clear()
         self._offsets = dict(offsets)
-        self.more.set()
+        self.hurry()
 
-    def learned(self, position: int, seconds: float = 0.0, offset: int = 0) -> Waiting | None:
-        """Note that the process has learned the chunk that ends at `position`; return the chunk.
+    def learned(self, position: int, seconds: float = 0.0, offset: int = 0) -> list[Waiting]:
+        """Note that the process has learned the chunks up to `position`; return them: all are of one model.
 
-        seconds: that it took. offset: entries of its model learned by now; 0 if the chunk was not learned. Returns None
+        seconds: that they took. offset: entries of their model learned by now; 0 if they were not learned. Returns none
         for a report that does not follow a chunk.
         """
-        if not self.in_flight or self.in_flight[0].chunk.end != position:
-            return None
-        chunk, tenant, charged = self.in_flight.popleft()
-        self.learned_chunks += 1
+        count = next((n for n, sent in enumerate(self.in_flight, 1) if sent.chunk.end == position), 0)
+        if not count:
+            return []
+        done = [self.in_flight.popleft() for _ in range(count)]
+        chunks, tenant, model = [sent.chunk for sent in done], done[-1].tenant, done[-1].chunk.model
+        self.learned_chunks += count
         if offset:
-            entries = offset - self._offsets.get(chunk.model, 0)
-            self._offsets[chunk.model] = offset
-            self._paces.setdefault(chunk.model, Pace()).took(seconds, len(chunk.payload), max(0, entries))
-        self._used(tenant, chunk.model, seconds, seconds - charged)
+            entries = offset - self._offsets.get(model, 0)
+            self._offsets[model] = offset
+            size = sum(len(chunk.payload) for chunk in chunks)
+            self._paces.setdefault(model, Pace()).took(seconds, size, max(0, entries))
+        self._used(tenant, model, seconds, seconds - sum(sent.seconds for sent in done))
         self.more.set()
-        return chunk
+        return chunks
 
     def charge(self, model: int, seconds: float) -> None:
         """Charge a model with the seconds that a verdict on it took."""
@@ -108,10 +123,29 @@ class Feed:
         self._offsets.pop(model, None)
 
     def committed(self, frames: Sequence[tuple[int, bytes]]) -> None:
-        """Note a commit. frames: as the journal would return them; without any, and beyond READ_BYTES, it is read."""
+        """Note a commit. frames: as the journal would return them; without any, and beyond READ_BYTES, it is read.
+
+        It is sent at once, or `pace_s` after the commits that were sent last, if it is little work.
+        """
         self._fresh.extend(frames)
         if not frames or self._fresh[-1][0] - self._fresh[0][0] > READ_BYTES:
             self._fresh = []
+        for _, payload in frames:
+            model, _ = chunk_head(payload)
+            if self._tenant_of(model) is not None:
+                self._fresh_s += self._paces.get(model, Pace()).of_bytes(len(payload))
+        wait = self._looked_at + min(self.pace_s, MOST_PACE_S) - self._clock()
+        if wait <= 0 or not self._fresh or self._fresh_s >= WORK_S:
+            self.hurry()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(wait, self.hurry)
+
+    def hurry(self) -> None:
+        """Send what is durable as soon as it may be sent."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._looked_at, self._fresh_s, self._looks = self._clock(), 0.0, True
         self.more.set()
 
     async def run(self, pipe: Pipe) -> None:
@@ -129,7 +163,7 @@ class Feed:
 
     def _send(self, pipe: Pipe) -> int:
         """Send the chunks that may be sent, in fair order; return their number."""
-        sent = 0
+        messages: list[Message] = []
         while self._has_room() and (turn := self.fair.next(self._may)):
             tenant, model = turn
             chunk = self.queues.pop(model)
@@ -140,11 +174,15 @@ class Feed:
             seconds = self._paces.get(model, Pace()).of_bytes(len(chunk.payload))
             self.fair.charge(tenant, model, seconds)
             self.in_flight.append(InFlight(chunk, tenant, seconds))
-            pipe.write(LearnChunk(chunk.end, self.queues.resume, self._has_more(chunk), chunk.payload))
-            sent += 1
-        return sent
+            self._sent_to = max(self._sent_to, chunk.end)
+            messages.append(LearnChunk(chunk.end, self.queues.resume, self._has_more(chunk), chunk.payload))
+        if messages:
+            pipe.write(*messages)
+        return len(messages)
 
     def _has_room(self) -> bool:
+        if self.in_flight and self.in_flight[-1].chunk.end <= self._apart_to:
+            return False
         seconds = sum(sent.seconds for sent in self.in_flight)
         size = sum(len(sent.chunk.payload) for sent in self.in_flight)
         return not self.in_flight or (seconds < WINDOW_S and size < IN_FLIGHT_BYTES)
@@ -167,11 +205,12 @@ class Feed:
         already.
         """
         scanned, reread = self.queues.scanned, self.queues.reread_at()
-        if scanned < self._journal.durable_position:
+        if self._looks and scanned < self._journal.durable_position:
             frames, self._fresh = self._fresh, []
             if not frames or frames[0][0] - FRAME.size - len(frames[0][1]) != scanned:
                 frames = await asyncio.to_thread(self._journal.read, scanned, READ_BYTES)
             self._wait(self.queues.scan(frames))
+        self._looks = self._looks and self.queues.scanned < self._journal.durable_position
         if reread is not None:
             frames = await asyncio.to_thread(self._journal.read, reread, READ_BYTES)
             self._wait(self.queues.reread(frames))

@@ -43,6 +43,7 @@ class Questions:
         try:
             async with asyncio.timeout(timeout_s):
                 while self._sent_to(model) < position and not future.done():
+                    self._feed.hurry()
                     self._feed.sent.clear()
                     await self._feed.sent.wait()
                 self._pipe.write(make(number))

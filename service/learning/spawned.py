@@ -51,10 +51,10 @@ class Spawned:
         """The exit code once it has ended, else None."""
         return self._process.returncode
 
-    def write(self, message: Message) -> None:
-        """Send a message, without waiting; does nothing once the pipe is closed."""
+    def write(self, *messages: Message) -> None:
+        """Send messages, without waiting; does nothing once the pipe is closed."""
         if not self._stdin.is_closing():
-            self._stdin.write(encode(message))
+            self._stdin.write(b"".join(map(encode, messages)))
 
     async def drain(self) -> None:
         """Wait until the process has read nearly all that was written. Raises ConnectionError."""

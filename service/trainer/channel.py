@@ -13,13 +13,15 @@ import select
 import struct
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from service.trainer.fields import Fields
 from service.trainer.messages import TO_TRAINER, Message
-from service.trainer.reports import FROM_TRAINER
+from service.trainer.reports import FROM_TRAINER, Progress
 
 READ_BYTES = 1 << 20
 MAX_BODY = 1 << 30
+MOST_JOINED = 32  # reports
 _FRAME = struct.Struct("<III")
 _SIZE = struct.Struct("<I")
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # `json.dumps` makes one at each call
@@ -97,11 +99,15 @@ class Channel:
         self._source, self._sink = source, sink
         self._decoder = Decoder()
         self._waiting: deque[Message] = deque()
+        self._held: Progress | None = None  # a report that the next one may include
+        self._joined = 0  # reports in it
         self.ended = False
 
     def receive(self, timeout_s: float | None) -> Message | None:
         """The next message; None if none comes in time, or if the pipe has ended (then `ended`)."""
         while not self._waiting and not self.ended:
+            if self._held is not None and not select.select([self._source], [], [], 0)[0]:
+                self._release()
             if not select.select([self._source], [], [], timeout_s)[0]:
                 return None
             data = os.read(self._source, READ_BYTES)
@@ -114,10 +120,36 @@ class Channel:
         self._waiting.extendleft(reversed(messages))
 
     def send(self, message: Message) -> None:
-        """Write a message; waits while the pipe is full. Raises SystemExit if serving is gone."""
+        """Write a message; waits while the pipe is full. Raises SystemExit if serving is gone.
+
+        Reports of chunks that brought no update are joined to the last one of a model, as long as further messages
+        wait to be received. Everything arrives in the order in which it was sent.
+        """
+        if not isinstance(message, Progress) or not is_plain(message):
+            self._release()
+            self._write(message)
+            return
+        if self._held is not None and (self._held.model != message.model or self._joined >= MOST_JOINED):
+            self._release()
+        if self._held is not None:
+            message = replace(message, seconds=self._held.seconds + message.seconds)
+        self._held, self._joined = message, self._joined + 1
+
+    def _release(self) -> None:
+        """Write the report that is held back, if there is one."""
+        held, self._held, self._joined = self._held, None, 0
+        if held is not None:
+            self._write(held)
+
+    def _write(self, message: Message) -> None:
         data = memoryview(encode(message))
         try:
             while data:
                 data = data[os.write(self._sink, data) :]
         except BrokenPipeError:  # serving was killed: what is not saved is learned again from the journal
             raise SystemExit(0) from None
+
+
+def is_plain(report: Progress) -> bool:
+    """Whether a report holds nothing but totals, which the next report of its model repeats."""
+    return not (report.losses or report.scores or report.norms or report.refused or report.by_layer or report.errors)

@@ -1,15 +1,20 @@
 """The pipe between serving and trainer: any split of the bytes gives the same messages, anything else is refused."""
 
+import contextlib
 import itertools
 import json
+import os
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.trainer.channel import MAX_BODY, Decoder, MessageError, encode
-from service.trainer.messages import LearnChunk
+from service.trainer.channel import MAX_BODY, MOST_JOINED, Channel, Decoder, MessageError, encode
+from service.trainer.hosting import Totals
+from service.trainer.messages import LearnChunk, Message
+from service.trainer.reports import Passed, Progress
 from tests.contracts.test_pipe import any_message
 
 CHUNK = LearnChunk(7, 5, False, b"payload")
@@ -87,3 +92,66 @@ def test_random_bytes_are_waited_for_or_refused_never_another_error(data):
             assert isinstance(message.kind, str)
     except MessageError:
         pass
+
+
+class Ends:
+    """A trainer's channel, and serving's ends of its pipes."""
+
+    def __init__(self) -> None:
+        source, self._to = os.pipe()
+        self._of, sink = os.pipe()
+        os.set_blocking(self._of, False)
+        self.channel, self._decoder, self._fds = Channel(source, sink), Decoder(), (source, self._to, self._of, sink)
+
+    def put(self, *messages: Message) -> None:
+        os.write(self._to, b"".join(map(encode, messages)))
+
+    def got(self) -> list[Message]:
+        with contextlib.suppress(BlockingIOError):
+            return list(self._decoder.feed(os.read(self._of, 1 << 20)))
+        return []
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def ends():
+    made = Ends()
+    yield made
+    made.close()
+
+
+def report(position: int, model: int = 1, **fields: object) -> Progress:
+    return Progress(position, model, 0.25, Totals(position, {}, {}, 0), **fields)  # type: ignore[arg-type]
+
+
+def test_reports_without_updates_are_joined_while_messages_wait(ends):
+    ends.put(CHUNK, CHUNK, CHUNK)
+    for position in (1, 2, 3):
+        assert ends.channel.receive(0) == CHUNK
+        ends.channel.send(report(position))
+        assert ends.got() == []
+
+    assert ends.channel.receive(0) is None
+    assert ends.got() == [replace(report(3), seconds=0.75)]
+    assert ends.channel.receive(0) is None
+    assert ends.got() == []
+
+
+def test_a_report_arrives_before_what_is_sent_after_it(ends):
+    learned = report(4, losses=(0.5,), persistence=(0.5,), labels=(1,))
+    sent = [report(1), report(2, model=2), Passed(3), report(3, model=2), learned, report(5)]
+    for message in sent:
+        ends.channel.send(message)
+    ends.channel.receive(0)
+
+    assert ends.got() == sent
+
+
+def test_a_report_waits_for_a_bounded_number_of_others(ends):
+    for position in range(MOST_JOINED + 1):
+        ends.channel.send(report(position))
+
+    assert [message.position for message in ends.got()] == [MOST_JOINED - 1]
