@@ -24,10 +24,13 @@ from tests.service.histories import digest
 NO_SNAPSHOT = {"snapshot_s": 3600}  # nothing is pruned: the fold from the journal's start needs every contender
 
 
-async def kills(server: ServerChild, stream: freshet.Stream, times: int, rng: random.Random) -> int:
+async def kills(
+    server: ServerChild, client: freshet.Client, stream: freshet.Stream, times: int, rng: random.Random
+) -> int:
     """Kill the trainer at random moments: learning, publishing, writing a checkpoint, starting. Returns the ticks sent.
 
-    The clock is the stream's ticks; one in three kills meets a process that has just been started.
+    The clock is the stream's ticks; one in three kills meets a process that has just been started. Afterwards it
+    continues until a version has become the anchor: how many verdicts there were depends on the machine.
     """
     x = walk(1_000_000, 5)
     sent = 0
@@ -50,6 +53,9 @@ async def kills(server: ServerChild, stream: freshet.Stream, times: int, rng: ra
         while trainer_of(server) in (0, killed):  # answers go on while there is none
             await step()
     await within(stream.wait_judged(sent))
+    while (await client.get_model("flow")).anchor == 1:
+        await step()
+        await within(stream.wait_judged(sent))
     return sent
 
 
@@ -74,7 +80,7 @@ async def journey(folder: Path, times: int, seed: int, **settings: object) -> No
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)
             async with client.stream("flow", "pump", answer_s=5) as stream:
-                sent = await kills(server, stream, times, random.Random(seed))
+                sent = await kills(server, client, stream, times, random.Random(seed))
                 assert stream.reconnects == 0
         restarts = (await scrape(server.http)).total("freshet_trainer_restarts_total")
         assert restarts == times
