@@ -1,30 +1,24 @@
 """A process of an engine: started, killed and started again by a test, with its own ports on 127.0.0.1."""
 
-import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from service.programs.backtest.child import free_port
+
 START_S = 90.0  # longest wait for an engine, on a machine with other work
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, for programs that cannot be told to choose their own; below those that the
-    system gives to connections."""
-    sockets: list[socket.socket] = []
-    while len(sockets) < count:
-        with contextlib.suppress(OSError):  # taken
-            sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000))))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Ports that were free a moment ago, for programs that cannot be told to choose their own."""
+    ports = set[int]()
+    while len(ports) < count:
+        ports.add(free_port())
+    return sorted(ports)
 
 
 class Process:

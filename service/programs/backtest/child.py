@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -167,6 +168,13 @@ async def _drain(stdout: asyncio.StreamReader) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that is free now, for a server that restarts at the same address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Return a port of this machine that is free now, for a server that restarts at the same address.
+
+    It is below those that the system gives to connections, which could take it between two starts.
+    """
+    while True:
+        with (
+            contextlib.suppress(OSError),  # taken
+            socket.create_server(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000))) as probe,
+        ):
+            return int(probe.getsockname()[1])
