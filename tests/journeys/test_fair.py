@@ -64,13 +64,15 @@ async def test_a_heavy_model_is_thinned_while_the_light_one_beside_it_is_not(tmp
     async with crash.a_server(tmp_path, comfortable_s=4) as server, freshet.connect(server.grpc) as client:
         await client.create_model("heavy", **HEAVY)
         await client.create_model("light", **SMALL)
-        async with client.stream("light", "pump") as stream:
-            learning = asyncio.create_task(backlog(client, "heavy", 2400))
+        await backlog(client, "heavy", 2400)
+        async with asyncio.timeout(crash.DEADLINE_S), client.stream("light", "pump") as stream:
+            while (await scrape(server.http)).total("freshet_learn_every", model="heavy") <= 1:
+                await backlog(client, "heavy", 100)  # until its labels have waited comfortable_s
             for row in walk(60, 1):
-                await within(stream.step(row))
-                await within(stream.durable())
-            await learning
-            await within(stream.wait_judged(60))
+                await stream.step(row)
+                await stream.durable()
+            await backlog(client, "heavy", 10)
+            await stream.wait_judged(60)
     chunks = list(replay.read(tmp_path / "data" / "journal"))
     thinned = {model: max(c.learn_every for c in chunks if c.model == model) for model in (1, 2)}
     assert thinned[1] > 1

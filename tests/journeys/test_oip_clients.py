@@ -87,7 +87,7 @@ async def test_perf_analyzer_measures_sequences(server, model, tmp_path: Path, f
         program, "-m", name, "-u", server.http if "http" in how else server.grpc, "-i", *how,
         "--concurrency-range", "2", "--sequence-id-range", f"{first}:{first + 999_999}",
         "--sequence-length", "10", "--sequence-length-variation", "0", "--input-data", str(data),
-        "--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "999", "--max-trials", "3",
+        "--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "999", "--max-trials", "20",
         environment=environment,
     )  # fmt: skip
 

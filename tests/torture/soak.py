@@ -28,6 +28,9 @@ from tests.torture.report import Part, show
 
 MiB = 1 << 20
 SAMPLE_S = 0.5
+# Memory is measured here, not how late learning is: beside other work a trainer, whose priority is the lowest, may be
+# minutes late.
+GIVE_UP_S = 600.0
 PAUSE_S = 0.1  # between two rounds of a client: a steady load, not the maximum
 WARM_UP = 1 / 3  # fraction of the time in which anything may grow
 # Allowed growth by the slope from warm-up to end: the step size of an allocator's pages.
@@ -124,7 +127,7 @@ class Load:
             await asyncio.sleep(PAUSE_S)
 
     async def _open(self, n: int) -> None:
-        async with self._client.stream(FLOW, f"open-{n % POOL}", 16) as stream:
+        async with self._client.stream(FLOW, f"open-{n % POOL}", 16, give_up_s=GIVE_UP_S) as stream:
             async for _ in stream.forecasts(self._some(64), max_staleness=256):
                 self.ticks += 1
             with contextlib.suppress(freshet.TickRefused):
@@ -141,8 +144,8 @@ class Load:
     async def _lab(self, n: int) -> None:
         id = f"bench-{n % 8}"
         async with (
-            self._client.stream(LAB, id, 16) as stream,
-            self._client.learn(LAB, source=id) as learning,
+            self._client.stream(LAB, id, 16, give_up_s=GIVE_UP_S) as stream,
+            self._client.learn(LAB, source=id, give_up_s=GIVE_UP_S) as learning,
         ):
             first = stream.next_seq
             rows = self._rows[:24]
@@ -159,7 +162,7 @@ class Load:
     async def _models(self, n: int) -> None:
         name = f"passing-{n}"
         await self._client.create_model(name, **SMALL)
-        async with self._client.stream(name, f"of-{n}", 16) as stream:
+        async with self._client.stream(name, f"of-{n}", 16, give_up_s=GIVE_UP_S) as stream:
             async for _ in stream.forecasts(self._some(48), max_staleness=48):
                 self.ticks += 1
         await self._client.pause(name)
