@@ -139,7 +139,8 @@ class Turn:
 
 
 async def together(folder: Path) -> list[Row]:
-    """Return the rows of messages of TOGETHER ticks of one stream."""
+    """Return the rows of messages of TOGETHER ticks of one stream. folder: a new one."""
+    folder.mkdir()
     async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
         call, bare = streams_pb2_grpc.StreamsStub(ours).Open(), streams_pb2_grpc.StreamsStub(base).Open()
         hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)
