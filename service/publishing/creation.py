@@ -140,7 +140,11 @@ class Creation:
 
     async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None, slices: int) -> None:
         """Make the first version, then, without awaiting, the records. They are not on disk yet on return."""
-        version, session = await asyncio.to_thread(self._first_version, model, weights)
+        try:
+            version, session = await asyncio.to_thread(self._first_version, model, weights)
+        except Exception:
+            self._admission.check_open()  # of a shard handed over meanwhile, whose files are closed, name the next node
+            raise
         check_source(self._catalog, model.key, spec)  # again: it may have been deleted meanwhile
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
         self._journal.append(model.number, record)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.spec import ModelSpec
-from service.common.errors import AlreadyExists, Exhausted
+from service.common.errors import AlreadyExists, Exhausted, Moved
 from service.engine.export import export, pack_weights
 from service.journal.records import ModelCreate
 from service.publishing import creation
@@ -55,6 +55,19 @@ async def test_many_models_are_made_side_by_side_each_with_a_number_of_its_own(t
         assert sorted(created) == sorted(model.name for model in models)
     async with world(tmp_path) as live:
         assert {m.name: m.number for m in live.serving.catalog.models.values()} == {m.name: m.number for m in models}
+
+
+async def test_a_creation_whose_shard_is_handed_over_meanwhile_names_the_next_node(tmp_path, monkeypatch):
+    async with world(tmp_path) as live:
+        begun, go = held_up(live, monkeypatch)
+        creating = asyncio.create_task(live.control.create(key("flow"), SPEC))
+        await begun_all(begun, 1)
+        live.server.versions.close()
+        live.serving.admission.draining, live.serving.admission.moved_to = True, "10.0.0.2:8300"
+        go.set()
+
+        with pytest.raises(Moved, match=r"10\.0\.0\.2:8300"):
+            await creating
 
 
 async def test_the_same_name_at_once_is_one_model_and_another_spec_is_refused(tmp_path, monkeypatch):
