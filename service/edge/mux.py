@@ -133,7 +133,7 @@ class MuxCall:
         numbers = self.handles.numbers(columns.handle)
         rows = rows_of(self.model.network, columns.x, columns.u, self.handles.static_of(columns.handle, numbers))
         message = Message(columns, rows, numbers, Answers(columns, self.model.spec.outputs), [])
-        bound = np.flatnonzero(numbers)
+        bound = np.flatnonzero(numbers != UNBOUND)
         if len(bound) < len(numbers):
             for unknown in np.flatnonzero(numbers == UNBOUND):
                 handle = int(columns.handle[unknown])

@@ -88,7 +88,7 @@ def uint(tag: bytes, value: int) -> bytes:
 
 
 def packed(tag: bytes, values: bytes) -> bytes:
-    """Return a field that holds bytes, packed values or a message; nothing without any."""
+    """Return a field that holds bytes, text, packed values or a message; nothing without any."""
     return tag + varint(len(values)) + values if values else b""
 
 

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pandas
 import pytest
 
 import freshet
-from tests.client.fake_mux import FakeMux
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeMux]:
-    fake = FakeMux()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-@pytest.fixture
-async def client(fake: FakeMux) -> AsyncIterator[freshet.Client]:
-    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:
-        yield connected
 
 
 @pytest.mark.parametrize("turns", range(12))

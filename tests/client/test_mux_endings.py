@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,8 @@ import pytest
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
-from tests.client.fake_mux import FakeMux
 
 GIVE_UP_S = 1.0  # enough for the calls that must succeed first, on a busy machine
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeMux]:
-    fake = FakeMux()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-@pytest.fixture
-async def client(fake: FakeMux) -> AsyncIterator[freshet.Client]:
-    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:
-        yield connected
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

@@ -11,21 +11,6 @@ import pytest
 import freshet
 from freshet.calls import Opener
 from freshet.owed import Owed
-from tests.client.fake_mux import FakeMux
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeMux]:
-    fake = FakeMux()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-@pytest.fixture
-async def client(fake: FakeMux) -> AsyncIterator[freshet.Client]:
-    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:
-        yield connected
 
 
 async def test_a_call_that_owes_an_answer_for_too_long_is_cut_and_its_ticks_sent_again(client, fake):

@@ -168,7 +168,7 @@ class Watched:
 
 async def test_a_node_that_refuses_does_not_keep_the_loop_busy_while_another_connects():
     channels = {"h1:1": Watched(), "h2:2": Watched()}
-    nodes = known.Nodes(list(channels), channels.__getitem__)  # type: ignore[arg-type]
+    nodes = known.Nodes(list(channels), channels.__getitem__)  # type: ignore[arg-type]  # fakes
     first, second = (channels[one] for one in nodes.order("m"))
     reached = asyncio.create_task(nodes.reach(Search(), "m"))
     await first.watched.wait()

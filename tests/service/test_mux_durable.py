@@ -30,7 +30,10 @@ class Written:
     def durable(self) -> list[tuple[int, int]]:
         """The seqs that were reported, by handle."""
         found = [one.durable for one in self.messages if one.HasField("durable")]
-        pairs = [zip(np.frombuffer(d.handle, "<u4").tolist(), np.frombuffer(d.seq, "<u8").tolist()) for d in found]  # noqa: B905
+        pairs = [
+            zip(np.frombuffer(d.handle, "<u4").tolist(), np.frombuffer(d.seq, "<u8").tolist(), strict=True)
+            for d in found
+        ]
         return [pair for each in pairs for pair in each]
 
 

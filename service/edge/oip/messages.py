@@ -11,7 +11,7 @@ from service.edge.oip import inference_pb2 as pb
 from service.edge.oip.asked import Request, Response, Unsigned
 from service.edge.oip.tensors import Sent, raw
 from service.edge.oip.wording import worded
-from service.edge.wire import varint
+from service.edge.wire import packed, varint
 
 CONTENTS = {
     "FP32": "fp32_contents", "FP64": "fp64_contents", "UINT64": "uint64_contents", "INT64": "int64_contents",
@@ -61,17 +61,12 @@ def serialised(answer: Response, streamed: bool = False) -> bytes:
     head, tail = _frame(
         answer.model, tuple([(made.name, made.datatype, made.shape) for made in answer.outputs]), streamed
     )
-    parts = [head, _text(b"\x12", answer.version), _text(b"\x1a", answer.id), tail]
+    parts = [head, packed(b"\x12", answer.version.encode()), packed(b"\x1a", answer.id.encode()), tail]
     for made in answer.outputs:
         data = raw(made)
         parts += (b"\x32", varint(len(data)), data)  # also if it is empty: one for each output
     body = b"".join(parts)
     return b"\x12" + varint(len(body)) + body if streamed else body
-
-
-def _text(tag: bytes, text: str) -> bytes:
-    data = text.encode()
-    return tag + varint(len(data)) + data if data else b""
 
 
 @lru_cache(FRAMES)
