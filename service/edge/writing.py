@@ -157,7 +157,7 @@ class Writing:
     def drop(self) -> None:
         """Forget the write under way: the call has ended."""
         if self._left is not None and not self._left.cancel() and not self._left.cancelled():
-            self._left.exception()  # else asyncio reports that nobody has read it
+            self._left.exception()  # otherwise asyncio reports an error that was not retrieved
         self._write = self._left = None
 
     def cut(self) -> None:

@@ -33,7 +33,7 @@ def step_runs(model: ServedModel, session: StepSession, runs: list[Run]) -> list
     Returns y [n, A] and the state [S] after the last tick of each. (A Scan around the graph would be one call for all
     steps, but onnxruntime takes 1.4 times as long for it.)
     """
-    order = sorted(range(len(runs)), key=lambda i: -len(runs[i].seq))  # so that those that go on are the first
+    order = sorted(range(len(runs)), key=lambda i: -len(runs[i].seq))  # so that the longer ones come first
     sizes = [len(runs[i].seq) for i in order]
     ends = np.cumsum(sizes)
     starts = ends - sizes

@@ -55,7 +55,7 @@ class House:
 
 
 async def outcome(target: str, tls: Any, timeout_s: float = 3.0) -> str:
-    """Whether a client gets an answer: "in", or which error it is told after `timeout_s`."""
+    """Whether a client gets an answer: "in", or the error that it gets after `timeout_s`."""
     try:
         async with freshet.connect(target, tls=tls, timeout_s=timeout_s) as client:
             await client.list_models()

@@ -55,7 +55,7 @@ class Used:
 
     async def at_most(self, most: int, pid: int) -> int:
         """Return the bytes in use as soon as they are at most `most`, for calls may still be ending; otherwise those in
-        use after DEADLINE_S: what a server keeps, it still has then."""
+        use after REQUEST_S: what a server keeps, it still has then."""
         loop = asyncio.get_running_loop()
         end = loop.time() + REQUEST_S
         while (used := await self.of(pid)) > most and loop.time() < end:

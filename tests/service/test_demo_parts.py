@@ -169,7 +169,7 @@ class Following:
 
 async def test_the_frozen_version_is_the_one_that_served_at_the_change_however_late_it_is_exported():
     moment, client = Moment(10), Following()
-    watching = asyncio.create_task(moment.watch(client))  # type: ignore[arg-type]
+    watching = asyncio.create_task(moment.watch(client))  # type: ignore[arg-type]  # a fake
     for version in (2, 3):
         client.events.put_nowait(SimpleNamespace(model=MODEL, kind=EventKind.PUBLISHED, version=version))
     client.events.put_nowait(SimpleNamespace(model="another", kind=EventKind.PUBLISHED, version=7))

@@ -52,8 +52,8 @@ def weights(live: World, model: int, version: int) -> np.ndarray:
 
 
 class Feeding:
-    """A trainer and the queues that feed it. position_of: what it is told with a chunk as the journal's position, up to
-    which it needs nothing again."""
+    """A trainer and the queues that feed it. position_of: the journal position sent with a chunk, before which the
+    trainer needs nothing again."""
 
     def __init__(self, live: World, position_of: Callable[[Queues, Waiting], int]) -> None:
         self.live, self.position_of, self.queues = live, position_of, Queues(lambda model: True)

@@ -124,7 +124,7 @@ def ends():
 
 
 def report(position: int, model: int = 1, **fields: object) -> Progress:
-    return Progress(position, model, 0.25, Totals(position, {}, {}, 0), **fields)  # type: ignore[arg-type]
+    return Progress(position, model, 0.25, Totals(position, {}, {}, 0), **fields)  # type: ignore[arg-type]  # of several types
 
 
 def test_reports_without_updates_are_joined_while_messages_wait(ends):

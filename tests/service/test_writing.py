@@ -151,7 +151,7 @@ async def test_a_posted_message_is_on_its_way_at_once_and_only_the_next_waits_fo
     assert (client.left, writing.since) == (["1", "2", "3"], None)
 
 
-async def test_a_message_that_has_left_is_not_overdue_though_nobody_has_waited_for_it():
+async def test_a_message_that_has_left_is_not_overdue_though_no_task_has_waited_for_it():
     client = Reader()
     writing = Writing(client)
 

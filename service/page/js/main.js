@@ -96,7 +96,7 @@ function listAgain() {
 async function chooseModel() {
   const now = (epoch += 1);
   const { model } = route.get();
-  watch.stop(); // also where it is the same model again: a store that was cleared is greeted anew
+  watch.stop(); // also where it is the same model again: a cleared store needs another greeting
   store.clear();
   choices.clear();
   if (!Array.from(byId("model").options).some(({ value }) => value === model)) byId("model").prepend(el("option", { value: model }, model));
