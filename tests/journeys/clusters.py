@@ -10,7 +10,7 @@ from pathlib import Path
 import freshet
 from service.cluster.nodes.placing import preferred, shard_of
 from service.common.names import ModelKey
-from service.programs.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild, free_port
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S
 
@@ -27,13 +27,14 @@ def url_of(folder: Path) -> str:
 async def cluster(
     folder: Path, nodes: int = 2, settings: Mapping[str, object] | None = None
 ) -> AsyncIterator[list[ServerChild]]:
-    """Nodes that share all shards, each where it stays; drained at the end, those that still run."""
+    """Nodes that share all shards, each has some and stays where it is; drained at the end, those that still run."""
     children = [
         ServerChild(
-            folder / f"node-{n}", folder / f"log-{n}", settings={**NODE, **(settings or {}), "store": url_of(folder)}
+            folder / f"node-{n}", folder / f"log-{n}", listen=address,
+            settings={**NODE, **(settings or {}), "store": url_of(folder)},
         )
-        for n in range(nodes)
-    ]
+        for n, address in enumerate(addresses(nodes))
+    ]  # fmt: skip
     try:
         for child in children:
             await child.start()
@@ -45,11 +46,19 @@ async def cluster(
                 await child.stop()
 
 
+def addresses(nodes: int) -> list[str]:
+    """Free addresses of nodes each of which should own a shard: hashing gives one of two nodes nothing in 1 of 8."""
+    while True:
+        drawn = [f"127.0.0.1:{free_port()}" for _ in range(nodes)]
+        if {preferred(shard, drawn) for shard in range(SHARDS)} == {*drawn}:
+            return drawn
+
+
 def shared_out(found: freshet.Cluster, nodes: int) -> bool:
     """Whether every node is seen, and every shard is where it should be."""
-    addresses = [node.address for node in found.nodes]
-    here = (shard.models is not None and shard.node == preferred(shard.shard, addresses) for shard in found.shards)
-    return len(addresses) == nodes and all(here)
+    seen = [node.address for node in found.nodes]
+    here = (shard.models is not None and shard.node == preferred(shard.shard, seen) for shard in found.shards)
+    return len(seen) == nodes and all(here)
 
 
 async def until(address: str, wanted: Callable[[freshet.Cluster], bool]) -> freshet.Cluster:
