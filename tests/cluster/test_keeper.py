@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from service.cluster.shards.keeper import Keeper
 from service.cluster.shards.opening import prepare
 from service.cluster.shards.tail import ClaimAt
 from service.cluster.store.seam import Extent, Missing, Store, StoreLost
+from service.journal.writer import JournalFailed
 from service.storage.disk import Unreachable
 from tests.cluster.shard_world import ShardWorld, shard
 from tests.cluster.test_claims import OTHER, only_the_end_is_needed, some_ticks
@@ -274,7 +276,8 @@ async def test_it_runs_until_the_store_has_lost_something(store, tmp_path):
             while keeper.image is None:
                 await some_ticks(one, 1)
             store.loses = lambda offset: True
-            await some_ticks(one, 1)
+            with contextlib.suppress(JournalFailed):  # where the keeper's own entry was lost, and missed, before these
+                await some_ticks(one, 1)
             with pytest.raises(StoreLost, match="shard 3: the store acknowledged an entry"):
                 await running
 
