@@ -21,6 +21,7 @@ from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT
 from freshet.errors import NotOpen, StreamClosed, TakenOver, TickRefused, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
+from freshet.owed import Owed
 from freshet.resume import Action, Entry, Reset
 from freshet.retry import Backoff
 from freshet.ticks import Tick
@@ -73,14 +74,14 @@ NOTHING = Expected(0, 0)
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """One call. heard: loop time, seconds, of its last message, or of when it began to owe an answer.
+    """One call. owed: whether it owes an answer for too long.
 
     spares: the server reports progress with its forecasts, and alone only up to what `expected` names. most: ticks
     that go into one message.
     """
 
     call: Call
-    heard: float
+    owed: Owed
     half_closed: bool = False
     spares: bool = False
     most: int = 1
@@ -259,10 +260,7 @@ class Engine:
                     continue
                 if (item := self.outbox.next_to_send()) is None:
                     break
-                now = self._loop.time()
-                if self.outbox.on_wire == 1:
-                    link.heard = now
-                await link.call.write(self._request(item, link.most, now))
+                await link.call.write(self._request(item, link.most, self._loop.time()))
                 if isinstance(item, Reset):
                     self.notify()
             if (expected := self._to_expect(link)) is not None:
@@ -323,8 +321,9 @@ class Engine:
 
     async def _one_call(self) -> str | None:
         """Make one call, from Hello to its end. Returns why to call again, or None after a clean end"""
-        link = Link(await self._open_call(), self._loop.time())
-        watchdog = self.spawn(self._watch(link))
+        call = await self._open_call()
+        link = Link(call, Owed(self._owes, self._settings.answer_s, self._quiet))
+        watching = self.spawn(link.owed.watch(call))
         try:
             with contextlib.suppress(asyncio.InvalidStateError):  # the call has ended; reading gives the reason
                 await link.call.write(pb.OpenRequest(hello=self.hello))
@@ -340,29 +339,23 @@ class Engine:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
-            why = self._open_call.ended("cut: no answer for too long, or the server was shutting down")
+            why = self._open_call.ended(link.owed.cut)
         finally:
             self._link = None
             self.outbox.disconnected()
             self.labels.disconnected()
-            watchdog.cancel()
+            watching.cancel()
             link.call.cancel()
         return why
 
-    async def _watch(self, link: Link) -> None:
-        """Cut a call that owes an answer for too long: the server is stuck, or half the connection is gone.
+    def _owes(self) -> bool:
+        """Whether the server is to welcome this call, or to answer a tick."""
+        return self.outbox.on_wire > 0 or not self.outbox.connected
 
-        A call that has lived for a while and owes nothing is a success. (A Welcome alone is not: it may be the last
-        message.)
-        """
-        limit = self._settings.answer_s
-        while True:
-            await asyncio.sleep(limit / 4)
-            owes = self.outbox.on_wire > 0 or not self.outbox.connected
-            if not owes:
-                self._open_call.succeeded(self._backoff)
-            elif self._loop.time() - link.heard > limit:
-                link.call.cancel()
+    def _quiet(self) -> None:
+        """Record that a call that has lived for a while owes nothing: a success. (A Welcome alone is not: it may be the
+        last message.)"""
+        self._open_call.succeeded(self._backoff)
 
     async def _watch_ticks(self) -> None:
         """End the stream when its unanswered ticks have made no progress for `give_up_s`."""
@@ -377,7 +370,8 @@ class Engine:
 
     def _receive(self, link: Link, message: pb.OpenResponse) -> None:
         """Handle one message, then wake the waits. Raises an error that ends the stream."""
-        link.heard = now = self._loop.time()
+        now = self._loop.time()
+        link.owed.heard()
         kind, outbox = message.WhichOneof("message"), self.outbox
         before = outbox.answered, outbox.durable, outbox.judged
         if kind == "forecast":

@@ -146,8 +146,7 @@ class Leg:
                 sending.result()  # a bug in the writer is raised
             if self.closed:
                 return None
-            late = f"no answer for {self._shared.answer_s:g} s"
-            return self.open_call.ended(f"cut: {late if owed.late else 'the server was shutting down'}")
+            return self.open_call.ended(owed.cut)
         finally:
             self.ready, self._owed = False, None
             self.outgoing.clear()

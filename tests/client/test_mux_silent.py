@@ -10,7 +10,6 @@ import pytest
 
 import freshet
 from freshet.calls import Opener
-from freshet.owed import Owed
 
 
 async def test_a_call_that_owes_an_answer_for_too_long_is_cut_and_its_ticks_sent_again(client, fake):
@@ -88,29 +87,6 @@ async def test_a_call_that_is_cut_while_its_server_does_not_read_is_made_again(c
             fake.leave()
         assert (await step).seq.tolist() == [2, 1]
         assert len(fake.calls) == 2
-
-
-class Cut:
-    """A call that notes that it was cancelled."""
-
-    def __init__(self) -> None:
-        self.cancelled = asyncio.Event()
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-
-
-async def test_a_call_is_cut_only_while_it_owes_an_answer():
-    quiet, owing = Cut(), Cut()
-    watches = [
-        asyncio.create_task(Owed(lambda: False, 0.01).watch(quiet)),
-        asyncio.create_task(Owed(lambda: True, 0.2).watch(owing)),  # twenty times as long
-    ]
-    await owing.cancelled.wait()
-    assert not quiet.cancelled.is_set()
-    for watch in watches:
-        watch.cancel()
-    await asyncio.gather(*watches, return_exceptions=True)
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0])
