@@ -106,17 +106,37 @@ class Admission:
         if isinstance(placed, Answer):
             self._metrics.of(model.key).repeated.inc()
             return placed
-        spec = model.spec
-        refusal = placed or check_values(
-            seq, x, model.network.row, time, spec.interval > 0, session.last_time, spec.missing == "hold",
-            self.latest_time(time), spec.sent,
-        )  # fmt: skip
-        if refusal is None and model.network.covariates.shapes:
-            refusal = check_categories(model.network, seq, x)
+        refusal = placed or self.check(model, seq, time, x, session.last_time)
         refusal = refusal or self._overloaded(model, session, seq, now)
         if refusal:
             self._metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
         return refusal
+
+    def check(self, model: ServedModel, seq: int, time: float, x: Array, last_time: float) -> Refusal | None:
+        """Return why a tick is refused for its content, or None. x: [row]; last_time: of the tick before, NaN: none."""
+        spec = model.spec
+        refusal = check_values(
+            seq, x, model.network.row, time, spec.interval > 0, last_time, spec.missing == "hold",
+            self.latest_time(time), spec.sent,
+        )  # fmt: skip
+        if refusal is None and model.network.covariates.shapes:
+            refusal = check_categories(model.network, seq, x)
+        return refusal
+
+    def checked(self, model: ServedModel, time: NDArray[np.float64], x: Array, last_time: float) -> NDArray[np.bool_]:
+        """Return which ticks of a stream, one after the other, `check` would accept, (n,), new; it may miss some.
+
+        time: (n,) seconds, NaN: none; x: [n, row]; last_time: of the tick before the first.
+        """
+        seq = np.arange(1, len(x) + 1, dtype=np.uint64)  # order and room are not looked at
+        before = np.fmax.accumulate(np.concatenate(([last_time], time[:-1])))
+        sound = sound_ticks(
+            seq, seq - np.uint64(1), time, before, x, model.spec.interval > 0, seq, 0, model.spec.missing == "hold",
+            latest_time(self._wall(), self.settings.max_ahead_s),
+        )  # fmt: skip
+        if model.network.covariates.shapes:
+            sound &= model.network.covariates.sound(x[:, len(model.spec.channels) :])
+        return sound
 
     def refuse(self, refusal: Refusal) -> Refusal:
         """Count a refusal that was decided elsewhere, and return it."""
@@ -152,14 +172,7 @@ class Admission:
         """
         if seq != session.last_seq + 1:
             return 0
-        seqs = np.arange(seq, seq + len(x), dtype=np.uint64)
-        before = np.fmax.accumulate(np.concatenate(([session.last_time], time[:-1])))
-        sound = sound_ticks(
-            seqs, seqs - np.uint64(1), time, before, x, model.spec.interval > 0, seqs, 0, model.spec.missing == "hold",
-            latest_time(self._wall(), self.settings.max_ahead_s),
-        )  # fmt: skip
-        if model.network.covariates.shapes:
-            sound &= model.network.covariates.sound(x[:, len(model.spec.channels) :])
+        sound = self.checked(model, time, x, session.last_time)
         first = len(x) if sound.all() else int(np.argmin(sound))
         taken = 0
         while taken < first and self._overloaded(model, session, seq + taken, now) is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -160,6 +162,53 @@ async def test_a_bad_restart_loses_no_state_and_makes_no_stream(tmp_path):
 
         np.testing.assert_array_equal(model.session("pump").state, before)
         assert "new" not in model.table.by_id
+
+
+def with_inputs(asked: Request, seq: list[int] | None = None, u: list[float] | None = None) -> Request:
+    more = [] if seq is None else [Sent("seq", "UINT64", (len(seq), 1), np.array(seq, "<u8").tobytes())]
+    more += [] if u is None else [Sent("u", "FP32", (len(u), 1), np.array(u, "<f4").tobytes())]
+    return replace(asked, inputs=[*asked.inputs, *more])
+
+
+BAD = {
+    "a restart at a later tick": (True, [3.0], [9], [1.0], "next tick of this stream is 3"),
+    "a gap": (False, [3.0, 4.0], [3, 5], [1.0, 1.0], "next tick of this stream is 4"),
+    "a restart with no category": (True, [3.0], None, [7.0], "k is a category"),
+    "a restart with no category later": (True, [3.0, 4.0], None, [1.0, 7.0], "k is a category"),
+    "no category": (False, [3.0, 4.0], [3, 4], [1.0, 7.0], "k is a category"),
+    "no known values": (False, [3.0, 4.0], None, None, "u = none"),
+    "a bad value": (False, [3.0, math.inf], None, [1.0, 1.0], r"x\[0\] = inf"),
+    "a bad value after a repeated tick": (False, [2.0, math.inf], [2, 3], [1.0, 1.0], r"x\[0\] = inf"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_request_that_is_refused_for_its_content_or_as_a_gap_changes_nothing(tmp_path, case):
+    start, x, seq, u, why = BAD[case]
+    async with inferring(tmp_path) as (live, door):
+        model = await live.model(known=["k"], categories=["k:3"])
+        await door.infer(with_inputs(request("pump", 1.0, 2.0, start=True), u=[0.0, 1.0]))
+        before = model.session("pump").state
+
+        with pytest.raises(Invalid, match=why):
+            await door.infer(with_inputs(request("pump", *x, start=start), seq, u))
+
+        np.testing.assert_array_equal(model.session("pump").state, before)
+        assert model.session("pump").last_seq == 2
+
+
+async def test_ticks_that_are_checked_at_once_are_refused_as_one_by_one(tmp_path):
+    """Of twenty ticks each one in turn is bad; all that is sound is stepped."""
+    async with inferring(tmp_path) as (live, door):
+        model = await live.model()
+        for bad in range(20):
+            x = [float(n) for n in range(20)]
+            x[bad] = 1e30
+            with pytest.raises(Invalid, match="magnitudes up to"):
+                await door.infer(request("pump", *x, start=True))
+        assert "pump" not in model.table.by_id
+        answer = await door.infer(request("pump", *map(float, range(20)), start=True))
+        assert output(answer, "seq").ravel().tolist() == [*range(1, 21)]
 
 
 # --- a call of many requests

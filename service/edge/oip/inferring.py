@@ -25,7 +25,7 @@ from service.learning.labels import check_label
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
 from service.streams.covariates import row_of, static_values
-from service.streams.sequence import check_values
+from service.streams.sequence import place
 from service.streams.served import ServedModel
 from service.streams.table import ABSENT
 
@@ -166,10 +166,8 @@ class Inferring:
     ) -> tuple[list[Answer], list[Origin]]:
         """Step ticks that follow one another, as many at once as may be undurable."""
         session, n, answers, origins = kept.session, wanted.ticks, list[Answer](), list[Origin]()
-        found, most = _rows(model, kept, wanted), parts.admission.settings.max_undurable
-        if isinstance(found, Refusal):
-            raise wording.refused(parts.admission.refuse(found), 0)
-        time = np.full(n, math.nan) if wanted.time is None else np.array(wanted.time)
+        time, found = _columns(model, wanted, kept.static)
+        most = parts.admission.settings.max_undurable
         first = wanted.seq[0] if wanted.seq else session.last_seq + 1
         while (at := len(answers)) < n:
             seq = first + at
@@ -270,33 +268,47 @@ class _Pinned:
 
 
 def _check(parts: Parts, model: ServedModel, wanted: Asked, static: Array, last_seq: int, last_time: float) -> None:
-    """Raise what would be raised for the first tick or label of a request that is refused for its content."""
-    spec, shape = model.spec, parts.intake.shape(model)
+    """Raise what would be raised for the first tick or label of a request that is refused for its content, or as a gap.
+
+    What is left to the run itself: rates, and whether a repeated tick is the one that was taken.
+    """
+    if wanted.y is None and _all_sound(parts, model, wanted, static, last_seq, last_time):
+        return
+    shape = parts.intake.shape(model)
     assert wanted.x is not None
     for i in range(wanted.ticks):
-        seq = wanted.seq[i] if wanted.seq else last_seq + 1 + i
+        seq = wanted.seq[i] if wanted.seq else last_seq + 1
         time = wanted.time[i] if wanted.time else math.nan
         row = row_of(model.network, seq, wanted.x[i], NOTHING if wanted.u is None else wanted.u[i], static)
         refusal = row if isinstance(row, Refusal) else None
         if not isinstance(row, Refusal) and seq > last_seq:
-            refusal = check_values(
-                seq, row, model.network.row, time, spec.interval > 0, last_time, spec.missing == "hold",
-                parts.admission.latest_time(time), spec.sent,
-            )  # fmt: skip
-            last_time = last_time if math.isnan(time) else time
+            gap = place(seq, last_seq, row, time, lambda _: None)
+            assert not isinstance(gap, Answer)
+            refusal = gap or parts.admission.check(model, seq, time, row, last_time)
+            last_seq, last_time = seq, last_time if math.isnan(time) else time
         if refusal is None and wanted.y is not None and not np.isnan(wanted.y[i]).all():
-            refusal = check_label(shape, seq, wanted.y[i], max(seq, last_seq))
+            refusal = check_label(shape, seq, wanted.y[i], last_seq)
         if refusal:
             raise wording.refused(parts.admission.refuse(refusal), 0)
 
 
-def _rows(model: ServedModel, kept: Kept, wanted: Asked) -> Array | Refusal:
-    """Return the rows [n, row] of a request, or why its first tick is refused."""
+def _all_sound(parts: Parts, model: ServedModel, wanted: Asked, static: Array, last_seq: int, last_time: float) -> bool:
+    """Whether the ticks of a request are the next ones of the stream and all sound. It may miss that."""
+    own = model.network.covariates
+    if wanted.u is None and own.ahead and not own.hold:
+        return False
+    if wanted.seq and wanted.seq != list(range(last_seq + 1, last_seq + 1 + wanted.ticks)):
+        return False
+    return bool(parts.admission.checked(model, *_columns(model, wanted, static), last_time).all())
+
+
+def _columns(model: ServedModel, wanted: Asked, static: Array) -> tuple[NDArray[np.float64], Array]:
+    """Return times (n,), NaN: none, and rows [n, row] of a request. static: [S]."""
+    n = wanted.ticks
     assert wanted.x is not None
-    u = np.zeros((wanted.ticks, 0), np.float32) if wanted.u is None else wanted.u
-    seq = wanted.seq[0] if wanted.seq else kept.session.last_seq + 1
-    row = row_of(model.network, seq, wanted.x[0], u[0], kept.static)
-    return row if isinstance(row, Refusal) else rows(model.network, wanted.x, u, kept.static)
+    u = np.zeros((n, 0), np.float32) if wanted.u is None else wanted.u
+    time = np.full(n, math.nan) if wanted.time is None else np.array(wanted.time)
+    return time, rows(model.network, wanted.x, u, static)
 
 
 def _made(
