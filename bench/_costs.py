@@ -47,6 +47,11 @@ def threads(pid: int) -> dict[int, Thread]:
     return found
 
 
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process's living threads, user and system. Exact to 1 ns."""
+    return sum(thread.cpu_s for thread in threads(pid).values())
+
+
 def between(before: Mapping[int, Thread], after: Mapping[int, Thread]) -> dict[int, Thread]:
     """Return what each thread that lives `after` has used since `before`, most CPU first."""
     none = Thread("", 0.0, 0, 0)

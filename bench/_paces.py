@@ -15,8 +15,9 @@ import grpc
 import numpy as np
 
 import freshet
+from bench._costs import cpu_s
+from bench._drives import drive_packed
 from bench._nodes import Backend, Nodes, nodes, store_calls
-from bench.edge import cpu_s, drive_packed
 from bench.report import Row
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from tests.journeys.scraped import scrape

@@ -24,7 +24,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 import freshet
-from bench.edge import UNDURABLE, drive, drive_packed
+from bench._drives import UNDURABLE, drive, drive_packed
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.console.exposition import quantile

@@ -19,7 +19,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from bench.edge import cpu_s, drive
+from bench._costs import cpu_s
+from bench._drives import drive
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.edge.oip import inference_pb2, inference_pb2_grpc

@@ -21,7 +21,8 @@ from typing import Any
 
 import grpc
 
-from bench.edge import PACKED_STREAMS, cpu_s, drive, drive_packed
+from bench._costs import cpu_s
+from bench._drives import PACKED_STREAMS, drive, drive_packed
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.access.grants import token_digest

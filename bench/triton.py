@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench._costs import LOOPS, calibration_s
+from bench._drives import UNDURABLE
 from bench._triton import Absent, Installed, descendants, installed, process_cpu_s, repository, running
-from bench.edge import UNDURABLE
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.programs.backtest.child import ServerChild

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 import freshet
-from bench.edge import cpu_s
+from bench._costs import cpu_s
 from bench.report import Row, finish, parser
 from service.programs.backtest.child import ServerChild
 
