@@ -21,11 +21,20 @@ class Graph:
         self._made: dict[Any, Any] = {}  # outputs, by everything that determines them
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """Add an initializer that holds `value` and return its name; equal scalars share one."""
+        """Add an initializer that holds `value` and return its name; of one whole number or scalar: see `fixed`."""
         array = np.asarray(value, dtype)
-        name = f"k{len(self.constants)}"
-        if array.size == 1:
-            name = f"{array.dtype.name}_{array.shape}_{array.reshape(-1)[0]!r}".replace("np.", "")
+        if array.size == 1 and (self.edition == 1 or array.ndim == 0 or array.dtype == np.int64):
+            return self.fixed(array)
+        return self._add(f"k{len(self.constants)}", array)
+
+    def fixed(self, value: Any) -> str:
+        """Add an initializer that holds a float32 number, or a few, and return its name, which tells the value: it is
+        the same in all versions of a model, unlike a weight. Equal ones are shared."""
+        array = np.asarray(value)
+        shown = array.reshape(-1)[0] if array.size == 1 else array.tolist()
+        return self._add(f"{array.dtype.name}_{array.shape}_{shown!r}".replace("np.", ""), array)
+
+    def _add(self, name: str, array: Any) -> str:
         self.constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
@@ -37,7 +46,7 @@ class Graph:
         """
         # [1, 1]: with a constant of lower rank, onnxruntime takes 15 times as long for [B, 1]. A Clip needs scalars.
         shape = () if kind == "Clip" else (1, 1)
-        names = [i if isinstance(i, str) else self.constant(np.full(shape, i)) for i in inputs]
+        names = [i if isinstance(i, str) else self.fixed(np.full(shape, i, np.float32)) for i in inputs]
         key = (kind, *names, str(outputs), repr(sorted(attributes.items())))
         if self.edition > 1 and key in self._made:
             return self._made[key]

@@ -42,7 +42,8 @@ def mixed(
     stored = g.op("Add", x, NEVER_ZERO)
     recent = state[0]
     kept = g.leading(recent, (LAGS - 1) * K, K)
-    changes = g.op("Sub", g.concat(x, kept), recent)
+    newest = x if g.edition == 1 else stored  # changes by NEVER_ZERO are none, and one Concat is enough
+    changes = g.op("Sub", g.concat(newest, kept), recent)
     changes = _where_stored(g, recent, changes)
     regressors = [_clip(g, g.op("Div", changes, _tiled(g, first, K, LAGS)))]
     regressors.append(_level(g, x, *statistics))

@@ -79,6 +79,11 @@ def share(g: Graph, value: str, none: float, full: float) -> str:
     return str(g.op("HardSigmoid", value, alpha=1 / (full - none), beta=-none / (full - none)))
 
 
+def _part(g: Graph, value: str, none: float, full: float, part: float) -> str:
+    """`share`, times a factor of at most 1, of a value that is at most `full`: its upper limit is never needed."""
+    return str(g.op("HardSigmoid", value, alpha=part / (full - none), beta=-part * none / (full - none)))
+
+
 def _counts(g: Graph, scaler: Scaler, count: str, observed: str) -> Counts:
     kept = tick_count(g, count, observed)
     t = of_channels(g, kept, scaler.channels, observed)
@@ -101,8 +106,8 @@ def _follow_pace(g: Graph, pace: str, trend: str, size: str) -> tuple[str, str]:
     swift = slow = g.op("Sqrt", ratio)
     for _ in range(robust.PACE_ROOTS - 1):
         slow = g.op("Sqrt", slow)
-    agreed = share(g, g.op("Mul", trend, evidence), rate * robust.TREND_DEAD, rate)
-    hurry = g.op("Mul", g.op("Mul", agreed, robust.PACE_HURRY), g.op("Sub", swift, slow))
+    agreed = _part(g, g.op("Mul", trend, evidence), rate * robust.TREND_DEAD, rate, robust.PACE_HURRY)
+    hurry = g.op("Mul", agreed, g.op("Sub", swift, slow))
     return g.op("Add", g.op("Mul", pace, g.op("Add", slow, hurry)), g.op("Mul", unset, size)), trend
 
 
@@ -141,7 +146,7 @@ def _follow_level(
     kept = g.op("HardSigmoid", observed, alpha=-rate, beta=1.0) if observed else 1 - rate
     shift = g.op("Add", g.op("Mul", shift, kept), g.op("Mul", evidence, rate / unit))
     agreed = g.op("Mul", shift, evidence)
-    jump = g.op("Mul", robust.SHIFT_JUMP, share(g, agreed, unit * robust.SHIFT_DEAD, unit))
+    jump = _part(g, agreed, unit * robust.SHIFT_DEAD, unit, robust.SHIFT_JUMP)
     jumped, bound = g.op("Mul", g.op("Max", jump, jolt), off), g.op("Mul", robust.LEVEL_CAP, wide)
     left = g.op("Sub", off, jumped)
     rest = g.op("Max", g.op("Min", left, bound), g.op("Neg", bound))
@@ -176,7 +181,7 @@ def _squares(
     d, size, pace = change
     known, valid, rate = square, count.begun, ""
     if H > 1:
-        steps = g.constant(np.repeat(np.arange(1, H + 1), C)[None])
+        steps = g.fixed(np.repeat(np.arange(1, H + 1, dtype=np.float32), C)[None])
         seen = g.op("Sub", _wide(g, scaler, count.t) if observed else count.kept, steps)
         begins = g.op("Mul", share(g, seen, 2.0, 1.0), steps)
         known = g.op("Add", square, g.op("Mul", begins, _wide(g, scaler, _first(g, scaler, square))))
