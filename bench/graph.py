@@ -1,8 +1,9 @@
 """Measure the step graph that serving runs: its nodes, the time of one row, and the time per row of many.
 
-Each case is a model that differs from the default in one thing; all run as `StepSession` runs them, in turn with the
-graph of the first edition. Beside them runs a graph that never changes: the arithmetic of one LSTM cell of 32 units and
-its readout, without scaler or state in one row. Times relative to it compare two versions of freshet, and two machines.
+Each case is a model that differs from the default in one thing; all run as `StepSession` runs them, one row divided
+into arithmetic and a smaller graph where it is served so, in turn with the graph of the first edition, whole. Beside
+them runs a graph that never changes: the arithmetic of one LSTM cell of 32 units and its readout, without scaler or
+state in one row. Times relative to it compare two versions of freshet, and two machines.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is fir
 import onnxruntime  # noqa: E402
 from onnx import ModelProto, TensorProto, helper, numpy_helper  # noqa: E402
 
-from model.graph.builder import EDITION  # noqa: E402
+from model.graph.divided.parts import divided  # noqa: E402
 from model.graph.step import export_step  # noqa: E402
 from model.network import Network  # noqa: E402
 from model.spec import ModelSpec  # noqa: E402
+from service.engine.export import Canary, export  # noqa: E402
 from service.engine.session import StepSession  # noqa: E402
 
 HIDDEN, WARM, MANY, BLOCK_S = 32, 40, 1024, 0.01  # WARM: ticks that bring a state off zero
@@ -44,16 +46,25 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def exported(fields: dict[str, Any], edition: int = EDITION) -> tuple[Network, bytes]:
-    """Return a network of these fields and its step graph with random weights."""
+def exported(fields: dict[str, Any], before: bool = False) -> tuple[Network, StepSession, bytes]:
+    """Return a network of these fields, with random weights, and its step as it is served, with its graph.
+
+    before: as the first edition and its version of freshet served it.
+    """
     network = Network(ModelSpec(**{"channels": ("a",), "cell": "lstm", "hidden": HIDDEN, "horizon": 1, **fields}))
-    flat = np.random.default_rng(0).normal(0, 0.1, network.layout.size).astype(np.float32)
-    return network, export_step(network, network.weights(flat), edition)
+    weights = network.weights(np.random.default_rng(0).normal(0, 0.1, network.layout.size).astype(np.float32))
+    if before:
+        onnx = export_step(network, weights, 1)
+        return network, StepSession(onnx), onnx
+    made = export(network, weights)
+    session = StepSession(made.onnx)
+    session.divide(made.onnx, Canary.unpack(made.canary))
+    return network, session, made.onnx
 
 
-def stepping(network: Network, onnx: bytes, rows: int) -> Callable[[], float]:
+def stepping(network: Network, session: StepSession, rows: int) -> Callable[[], float]:
     """Return a function that runs the step about BLOCK_S long and returns the seconds of one run."""
-    session, rng, C = StepSession(onnx), np.random.default_rng(1), len(network.spec.channels)
+    rng, C = np.random.default_rng(1), len(network.spec.channels)
     x, state = np.zeros((rows, C), np.float32), np.zeros((rows, network.state_size), np.float32)
     for tick in range(WARM):
         x = x + rng.standard_normal((rows, C), np.float32)
@@ -112,11 +123,13 @@ def nodes(onnx: bytes) -> list[str]:
 
 def measure(name: str, rounds: int) -> list[Row]:
     """Return the rows of one case: nodes, then times, alternated with the first edition and the reference."""
-    now, before = exported(CASES[name]), exported(CASES[name], 1)
-    counts = [float(len(nodes(onnx))) for _, onnx in (now, before)]
+    network, now, onnx = exported(CASES[name])
+    _, before, earlier = exported(CASES[name], before=True)
+    counts, parts = [float(len(nodes(graph))) for graph in (onnx, earlier)], divided(onnx)
     rows = [Row(name, "nodes", counts[0], ""), Row(name, "nodes / first edition", counts[0] / counts[1], "ratio")]
+    rows.append(Row(name, "B=1: nodes beside arithmetic", float(len(nodes(parts.graph))) if parts else counts[0], ""))
     for B in (1, MANY):
-        blocks = {"now": stepping(*now, B), "before": stepping(*before, B), "cell": reference(B)}
+        blocks = {"now": stepping(network, now, B), "before": stepping(network, before, B), "cell": reference(B)}
         taken = alternated(blocks, rounds)
         rows.append(Row(name, f"B={B}: a row", taken["now"] / B, "s"))
         rows.append(Row(name, f"B={B}: / first edition", taken["now"] / taken["before"], "ratio"))
@@ -132,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     rows = []
     for name in arguments.only:
-        counted = Counter(nodes(exported(CASES[name])[1])).most_common()
+        counted = Counter(nodes(exported(CASES[name])[2])).most_common()
         print(f"{name}: {', '.join(f'{count} {kind}' for kind, count in counted)}", file=sys.stderr)
         rows += measure(name, arguments.rounds)
     return finish(rows, arguments.json)

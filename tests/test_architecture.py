@@ -32,6 +32,7 @@ ROOMS = {
     "model.scalers model.spec",
     "model.graph": "model.answers model.attend model.cells model.covariates model.network model.parameters "
     "model.scalers model.spec",
+    "model.graph.divided": "model.graph",
     "model.foreign": "model.answers model.graph model.network model.parameters model.spec",
     "model.update": "model.network model.parameters model.spec",
     "model.fold": "model.answers model.bounds model.cells model.network model.parameters model.spec model.update",
@@ -40,7 +41,7 @@ ROOMS = {
     "common": "model.calendar model.cells model.fold model.network model.spec",
     "programs.tables.times": "common",
     "journal": "common storage",
-    "engine": "model.answers model.graph model.network model.parameters common",
+    "engine": "model.answers model.graph.divided model.graph model.network model.parameters common",
     "programs.tables": "common programs.tables.times",
     "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
@@ -94,7 +95,7 @@ MODEL_STDLIB = {
 }  # fmt: skip
 MODEL_WITH_ONNX = {
     "model.graph.builder", "model.graph.step", "model.graph.importing", "model.graph.metadata",
-    "model.foreign.constants",
+    "model.graph.divided.parts", "model.foreign.constants",
     "model.foreign.graph",
 }  # fmt: skip
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}
