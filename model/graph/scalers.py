@@ -205,7 +205,8 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: st
     ticks, mean, var, square, last, last_u, pace, trend, haste, shift = row
     count = _counts(g, scaler, ticks, observed)
     d = g.op("Sub", _wide(g, scaler, x), last)
-    change = g.op("Mul", _first(g, scaler, d), count.begun)
+    first = g.op("Sub", x, _first(g, scaler, last))  # not of `d`: numbers alone, in a divided step
+    change = g.op("Mul", first, count.begun)
     size = g.op("Abs", change)
     pace, trend = _follow_pace(g, pace, trend, size)
     square, valid = _squares(g, scaler, count, var, square, (d, size, pace), haste, observed)
