@@ -22,10 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench._costs import LOOPS, SHOWN, Thread, between, calibration_s, table, threads, traced
 from bench._drives import MESSAGES, PACKED_STREAMS, ROUNDS, drive
-from bench._echo import MODEL, pair
+from bench._echo import MODEL, Target, other, pair
 from bench._sampler import START, sampled
 from bench._several import packed, together
 from bench.report import Row, finish, parser
@@ -39,7 +40,8 @@ class Single:
     """What a message costs a server. Medians over rounds; lists of (freshet, echo).
 
     cpu_s: seconds; ratio: within a round; trip_s: the client's median wait, seconds; waits: hand-overs between threads,
-    a message; calls: system calls of each kind, a message, empty without strace.
+    a message; calls: system calls of each kind, a message, empty without strace. other: of another checkout's server,
+    seconds and our ratio to it within a round; None without one.
     """
 
     cpu_s: tuple[float, float]
@@ -47,16 +49,31 @@ class Single:
     trip_s: tuple[float, float]
     waits: tuple[float, float]
     calls: tuple[Counter[str], Counter[str]]
+    other: tuple[float, float] | None = None
 
 
-async def measure(in_flight: int, folder: Path, where: bool = False) -> Single:
-    """Send ticks one at a time to freshet and to the echo, in turns. where: print CPU and waits of each thread."""
-    async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
-        call = streams_pb2_grpc.StreamsStub(ours).Open()
-        hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)  # as the SDK's
-        await call.write(streams_pb2.OpenRequest(hello=hello))
-        await call.read()
+async def opened(target: Target, stack: contextlib.AsyncExitStack) -> Any:
+    """Open a stream of MODEL at a freshet server, as the SDK does; returns the call, which lives as long as `stack`."""
+    channel = await stack.enter_async_context(target.connect())
+    call = streams_pb2_grpc.StreamsStub(channel).Open()
+    hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)
+    await call.write(streams_pb2.OpenRequest(hello=hello))
+    await call.read()
+    return call
+
+
+async def measure(in_flight: int, folder: Path, where: bool = False, tree: Path | None = None) -> Single:
+    """Send ticks one at a time to freshet and to the echo, in turns. where: print CPU and waits of each thread.
+
+    tree: another checkout, whose server takes turns with both.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        targets = await stack.enter_async_context(pair(folder))
+        call, base = await opened(targets[0], stack), await stack.enter_async_context(targets[1].connect())
         turns = [(targets[0].pid, call, True), (targets[1].pid, streams_pb2_grpc.StreamsStub(base).Open(), False)]
+        if tree:
+            beside = await stack.enter_async_context(other(tree, folder / "single"))
+            turns.append((beside.pid, await opened(beside, stack), True))
         rounds: list[dict[int, Turn]] = []
         for r in range(ROUNDS + 1):
             took = {}
@@ -69,22 +86,29 @@ async def measure(in_flight: int, folder: Path, where: bool = False) -> Single:
             elif where:
                 os.kill(targets[0].pid, START)
         calls = []
-        for pid, target, durable in turns:
+        for pid, target, durable in turns[:2]:
             async with traced(pid) as counted:
                 await drive(target, (ROUNDS + 1) * MESSAGES + 1, TRACED, in_flight, durable)
             calls.append(Counter({name: n / TRACED for name, n in counted.items()}))
             if where:
                 print(f"{'freshet' if durable else 'echo'}, by thread, a message:")
                 print("\n".join(table(rounds[-1][pid].used, pid, MESSAGES)))
+        for _, target, _ in turns:
             await target.done_writing()
-    ours_, base_ = ([took[pid] for took in rounds] for pid, _, _ in turns)
+    ours_, base_, *theirs = ([took[pid] for took in rounds] for pid, _, _ in turns)
     return Single(
         (median(t.cpu_s for t in ours_), median(t.cpu_s for t in base_)),
-        median(a.cpu_s / b.cpu_s for a, b in zip(ours_, base_, strict=True)),
+        against(ours_, base_),
         (median(t.trip_s for t in ours_), median(t.trip_s for t in base_)),
         (median(t.waits for t in ours_), median(t.waits for t in base_)),
         (calls[0], calls[1]),
+        (median(t.cpu_s for t in theirs[0]), against(ours_, theirs[0])) if theirs else None,
     )
+
+
+def against(ours: Sequence[Turn], theirs: Sequence[Turn]) -> float:
+    """Return the median over rounds of our CPU over theirs."""
+    return median(a.cpu_s / b.cpu_s for a, b in zip(ours, theirs, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +140,9 @@ def single_rows(case: str, found: Single, loop_s: float) -> list[Row]:
     for name, ours, bare in (("round trip", *found.trip_s), ("waits of threads per message", *found.waits)):
         unit = "s" if name == "round trip" else "1"
         rows += [Row(case, f"{name}, server", ours, unit), Row(case, f"{name}, echo", bare, unit)]
+    if found.other:
+        rows.append(Row(case, "other checkout's server CPU per message", found.other[0], "s"))
+        rows.append(Row(case, "server over other checkout's", found.other[1], "ratio"))
     for name in SHOWN if found.calls[0] else ():
         rows += [
             Row(case, f"{name} per message, {who}", calls[name], "1")
@@ -129,22 +156,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--where", action="store_true", help="also print where the server's threads spend their time")
     options.add_argument("--only", choices=("single", "together", "packed"), help="measure only these messages")
-    options.add_argument("--against", type=Path, metavar="TREE", help="packed: another checkout, to take turns with")
+    options.add_argument(
+        "--against", type=Path, metavar="TREE", help="single, packed: another checkout, to take turns with"
+    )
     arguments = options.parse_args(argv)
-    where, only = arguments.where, arguments.only
+    where, only, tree = arguments.where, arguments.only, arguments.against and arguments.against.resolve()
     loop_s = calibration_s() / LOOPS * 1000
     rows = [Row("this machine", "1,000 rounds of a Python loop", loop_s, "s")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if only in (None, "single"):
             with sampled(folder) if where else contextlib.nullcontext() as samples:
-                rows += single_rows("1 in flight, H=32", asyncio.run(measure(1, folder, where)), loop_s)
+                rows += single_rows("1 in flight, H=32", asyncio.run(measure(1, folder, where, tree)), loop_s)
             if samples:
                 print(samples.read_text())
         if only in (None, "together"):
             rows += asyncio.run(together(folder / "together"))
         if only in (None, "packed"):
-            tree = arguments.against and arguments.against.resolve()
             rows += asyncio.run(packed(PACKED_STREAMS, folder, tree))
     return finish(rows, arguments.json)
 
