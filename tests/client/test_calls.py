@@ -73,4 +73,6 @@ async def test_a_call_that_is_ended_while_it_writes_has_the_servers_status(ends)
 async def test_a_status_that_a_failed_write_sets_would_be_noticed(ends, monkeypatch):
     monkeypatch.setattr(calls, "keep_status", lambda call: None)
 
-    assert (await how_calls_end(*ends))[grpc.StatusCode.INTERNAL] > 0
+    ended: Counter[grpc.StatusCode] = Counter()
+    while not ended[grpc.StatusCode.INTERNAL]:  # the test's timeout bounds it
+        ended += await how_calls_end(*ends)

@@ -513,7 +513,9 @@ async def test_an_answer_that_the_server_no_longer_keeps_is_marked_lost(client, 
         step = asyncio.create_task(stream.step(1.0))
         await received(server, 1)
         server.mute = False
-        lost, kept = await step, await stream.step(2.0)
+        lost = await step
+        server.ring = 256  # a slow machine may ask twice for the next answer
+        kept = await stream.step(2.0)
 
     assert lost.lost
     assert np.isnan(lost.y).all()
@@ -742,8 +744,11 @@ async def test_a_client_closes_the_streams_left_open(server):
 async def test_cancelling_a_step_does_not_harm_the_stream(client, server):
     server.mute = True
     async with client.stream("m", "s", answer_s=0.2) as stream:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(stream.step(1.0), 0.01)
+        step = asyncio.create_task(stream.step(1.0))
+        await received(server, 1)  # what was not sent yet would never be
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
         server.mute = False
 
         second = await stream.step(2.0)

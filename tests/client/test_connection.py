@@ -95,6 +95,7 @@ async def failure(target: str, **how: Any) -> freshet.Unavailable:
             await asyncio.to_thread(block)
         # What is lasting ends a stream at once, however long it may try.
         stream = client.stream("m", "s", give_up_s=600.0 if awaited.value.lasting else 0.1)
+        stream._engine._waits.give_up_s = 600.0  # its first call may take as long as it takes to end
         with pytest.raises(freshet.Unavailable) as streamed:
             await stream.open()
     assert blocked.value.problem == awaited.value.problem

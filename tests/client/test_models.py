@@ -119,7 +119,7 @@ async def test_history_ends_by_itself_and_a_watch_does_not(client, fake):
     assert [event.version for event in past] == [0, 1, 2]
     assert (fake.asked[-1][1].recent, fake.asked[-1][1].recent_only) == (3, True)
     with pytest.raises(freshet.Unavailable):
-        async for _ in client.watch("m", give_up_s=1.0):  # long enough for one call on a busy machine
+        async for _ in client.watch("m", give_up_s=0.0):  # one call, which may take as long as it takes
             pass
     assert not fake.asked[-1][1].recent_only
 
