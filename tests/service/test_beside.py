@@ -55,7 +55,7 @@ def test_an_outcome_for_a_loop_that_has_closed_is_dropped():
     beside, go_on = Beside("t"), threading.Event()
 
     async def submit() -> None:
-        beside.submit(lambda: go_on.wait(10))
+        beside.submit(lambda: go_on.wait(60))
 
     asyncio.run(submit())
     go_on.set()

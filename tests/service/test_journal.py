@@ -25,6 +25,7 @@ from service.journal.segments import HEADER, Segment
 from service.journal.writer import BLOCKED_S, WARY_S, Journal, JournalDamaged, JournalFailed, JournalLocked
 
 NAN = float("nan")
+DEADLINE_S = 60.0
 
 
 def x(*values: float) -> np.ndarray:
@@ -263,6 +264,7 @@ async def test_what_arrives_during_a_sync_is_one_next_commit(tmp_path, monkeypat
 async def test_a_small_commit_is_written_on_the_loop_and_synced_beside_it_a_large_one_only_beside_it(
     tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("service.journal.writer.BLOCKED_S", DEADLINE_S)  # no write here counts as one that blocked
     here, pwrite, fdatasync = threading.get_ident(), os.pwrite, os.fdatasync
     wrote: list[bool] = []
     synced: list[bool] = []
@@ -335,14 +337,14 @@ async def test_commits_during_the_beginning_of_a_segment_wait_for_it_beside_the_
 
     def slow(*args):
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(DEADLINE_S)
         return create(*args)
 
     async with running(tmp_path) as journal:
         await commit(journal, (1, 7, 1))
         monkeypatch.setattr(log_module, "create_segment", slow)
         beginning = asyncio.create_task(journal.begin_segment())
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, DEADLINE_S)
         journal.append_tick(1, 7, 2, 2.0, x(2, 0.25))
         await asyncio.sleep(0)
         go_on.set()
