@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -61,6 +61,23 @@ def seeds(count: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, count))]
     )
+
+
+def covering(cases: Sequence[tuple[Any, ...]], *together: tuple[int, ...]) -> list[Any]:
+    """Return parameters of a product of options, of which few are enough for the default run; the others are long.
+
+    Every value of every option is among those few, and every combination of the options that are `together`, given by
+    their places in a case: those that the code under test lets act on each other.
+    """
+    groups = [*((place,) for place in range(len(cases[0]))), *together]
+    shown = [{(group, tuple(case[place] for place in group)) for group in groups} for case in cases]
+    wanted, kept = set[Any]().union(*shown), set[int]()
+    while wanted:
+        kept.add(most := max(range(len(cases)), key=lambda n: len(shown[n] & wanted)))
+        wanted -= shown[most]
+    ids = ["-".join("+".join(value) if isinstance(value, tuple) else str(value) for value in case) for case in cases]
+    marks = [() if n in kept else pytest.mark.long for n in range(len(cases))]
+    return [pytest.param(*case, id=id, marks=mark) for case, id, mark in zip(cases, ids, marks, strict=True)]
 
 
 def unless_installed(reason: str) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bounds import SLACK, Bound, Bounds
@@ -17,11 +17,13 @@ from model.parameters import Array
 from model.scalers import SCALERS
 from model.spec import ModelSpec
 from service.common.limits import MAX_MAGNITUDE
+from tests.conftest import covering, examples
 
+PRODUCT = covering(list(itertools.product(CELLS, SCALERS, ("refuse", "hold"))), (0, 1), (0, 2), (1, 2))
 MODELS: dict[str, dict[str, Any]] = {
-    f"{cell}-{scaler}-{missing}": {"cell": cell, "scaler": scaler, "missing": missing}
-    for cell, scaler, missing in itertools.product(CELLS, SCALERS, ("refuse", "hold"))
+    "-".join(case.values): dict(zip(("cell", "scaler", "missing"), case.values, strict=True)) for case in PRODUCT
 }
+MARKS = dict(zip(MODELS, (case.marks for case in PRODUCT), strict=True))
 MODELS["relu"] = {"cell": "rnn", "activation": "relu", "init": "identity"}
 COVARIATES = {"known": ("k", "c"), "static": ("s", "r"), "categories": ("c:3", "r:2")}
 MODELS |= {f"covariates-{missing}": {"missing": missing, **COVARIATES} for missing in ("refuse", "hold")}
@@ -29,7 +31,9 @@ MODELS |= {
     f"own-readout-{missing}": {"missing": missing, "horizon": 1, "forecaster": "mixture", "own_readout": True}
     for missing in ("refuse", "hold")
 }
-every_model = pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+every_model = pytest.mark.parametrize(
+    "fields", [pytest.param(fields, id=name, marks=MARKS.get(name, ())) for name, fields in MODELS.items()]
+)
 
 HOSTILE = (0.0, -0.0, 1e-45, -1e-45, 1e-20, 1.0, -1.0, 6.5, 1e6, 1e15, -1e15, 1e30, -1e30, 3.4e38, -3.4e38)
 NOT_NUMBERS = (np.nan, np.inf, -np.inf)
@@ -98,7 +102,7 @@ def test_forecasts_from_every_corner_of_the_bounds_are_finite_and_stay_finite(fi
 
 
 @every_model
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(60)
 @given(data=st.data())
 def test_a_hostile_state_is_refused_by_index_or_gives_finite_forecasts(fields, data):
     net = network(fields)

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers.losses import LOSSES, Loss, clipped_score
 from model.answers.spreads import LARGEST, SMALLEST, Pinball, inverse_softplus, offset, positive, rescale
 from model.answers.student import quantile
 from model.parameters import Array
+from tests.conftest import examples
 from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_losses
 
@@ -245,7 +246,7 @@ def assert_nested(loss: Any, p: Array, outputs: int) -> None:
     assert (np.diff(widths, axis=-2) > 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     T=st.integers(1, 4), B=st.integers(1, 4), outputs=st.integers(1, 5),
     levels=st.lists(st.integers(1, 99), min_size=0, max_size=8, unique=True),

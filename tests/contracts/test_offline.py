@@ -13,6 +13,7 @@ from model.offline.recorded import Recorded, prepare
 from model.offline.training import OfflineSettings, OfflineTraining, forecasts
 from model.parameters import Array
 from model.spec import ModelSpec
+from tests.conftest import covering
 from tests.contracts import registry
 
 KINDS, OBJECTIVES = registry.cells(brief=True), registry.objectives()
@@ -34,7 +35,7 @@ def trained(spec: ModelSpec, recorded: Recorded, settings: OfflineSettings) -> t
     return training, [epoch.held_out for epoch in training.epochs()]
 
 
-@pytest.mark.parametrize(("kind", "objective"), registry.pairs(brief=True))
+@pytest.mark.parametrize(("kind", "objective"), covering(registry.pairs(brief=True)))
 def test_the_held_out_loss_falls_and_online_answers_equal_the_offline_ones(kind: str, objective: str) -> None:
     fields: dict[str, Any] = {**KINDS[kind], **OBJECTIVES[objective]}
     spec = ModelSpec(channels=("a", "b"), hidden=6, learning_rate=1e-2, window=16, seed=3, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from model.graph.step import IR, OPSET, export_step
 from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
+from tests.conftest import covering
 from tests.contracts import registry
 from tests.model.scaled import units
 
@@ -68,11 +70,12 @@ def scales(network: Network, state: Array) -> Array:
     return np.where(scale > 0, scale, 1).reshape(len(state), -1)
 
 
-@pytest.mark.parametrize("cell", KINDS)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("horizon", [1, 4])
-@pytest.mark.parametrize("targets", TARGETS, ids=["all", "subset"])
-@pytest.mark.parametrize("interval", [0.0, 900.0], ids=["plain", "calendar"])
+CASES = list(itertools.product(KINDS, [1, 2], [1, 4], TARGETS, [0.0, 900.0]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "layers", "horizon", "targets", "interval"), covering(CASES, *itertools.combinations(range(5), 2))
+)
 def test_the_graph_equals_numpy_over_300_steps(
     cell: str, layers: int, horizon: int, targets: Any, interval: float
 ) -> None:
