@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.fold.contexts import Contexts
@@ -12,6 +12,7 @@ from model.fold.learner import Learner
 from model.network import Network
 from model.update.bptt import pad_rows
 from model.update.rounds import GROUP_ROWS
+from tests.conftest import examples
 from tests.model.worlds import Checkpoint, chunks, digest, feed, spec
 
 
@@ -43,7 +44,7 @@ def test_blocks_are_copies_until_stored() -> None:
     assert contexts.load([8, 7])[1].start.all()
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=32, unique=True), max_size=12), st.integers(32, 36))
 def test_the_least_recently_used_stream_is_evicted_in_journal_order(groups: list[list[int]], limit: int) -> None:
     contexts, order, evicted = arena(limit), list[int](), 0
@@ -88,7 +89,7 @@ def test_a_stream_removed_and_added_again_is_reported_as_changed_only() -> None:
     assert (set(changed), removed) == ({1}, set())  # otherwise the order of applying the two would matter
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=32, unique=True), min_size=1, max_size=8))
 def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_order(groups: list[list[int]]) -> None:
     contexts, stored = arena(), dict[int, bytes]()

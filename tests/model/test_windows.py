@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.fold import windows as module
@@ -17,6 +17,7 @@ from model.fold.windows import groups, padded_ticks, unroll
 from model.parameters import Array
 from model.update.bptt import Batch, gradient, padded
 from model.update.rounds import GROUP_ROWS, padded_rows
+from tests.conftest import examples
 from tests.model.labelled import Labels, Window, label_spec, labels_of
 from tests.model.worlds import Chunk, digest, feed
 
@@ -143,7 +144,7 @@ def test_windows_change_no_stream() -> None:
     assert learner.contexts.changes() == ({}, set())
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.lists(st.integers(1, 3000), max_size=80))
 def test_groups_have_every_window_once_in_order_and_are_bounded(lengths: list[int]) -> None:
     network = Learner(label_spec()).network

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.journal import log as log_module
@@ -23,6 +23,7 @@ from service.journal.log import QUICK_BYTES, SegmentLog
 from service.journal.records import Chunk, Label, Paused, RecordError, Reset, StreamOpened, Ticks, encode_chunk
 from service.journal.segments import HEADER, Segment
 from service.journal.writer import BLOCKED_S, WARY_S, Journal, JournalDamaged, JournalFailed, JournalLocked
+from tests.conftest import examples
 
 NAN = float("nan")
 DEADLINE_S = 60.0
@@ -138,7 +139,7 @@ async def test_logical_offsets_count_the_entries_of_each_model(tmp_path):
         assert (journal.offset(1), journal.offset(2), journal.durable_offset(2), journal.offset(3)) == (3, 102, 102, 0)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.lists(st.one_of(st.just("flush"), st.tuples(st.integers(1, 3), st.integers(0, 2), st.booleans())), max_size=30)
 )
