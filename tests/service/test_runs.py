@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -28,6 +28,8 @@ from service.streams.runs import Run, advance_run, step_runs
 from service.streams.served import ServedModel
 from service.streams.session import Session
 from service.streams.table import StreamTable
+from tests import memory
+from tests.conftest import examples
 from tests.service.one_process import World, world
 
 STATIC = 2.0
@@ -133,7 +135,7 @@ class Twins:
 
     async def _one(self, spec: dict[str, Any], limited: dict[str, Any]) -> tuple[World, ServedModel]:
         """A server that commits nothing any more, and whose clock stands still: only the ticks decide."""
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(dir=memory.folder()))
         service = await self._stack.enter_async_context(world(Path(folder), **limited))
         model = await service.model(seed=5, **spec)
         await service.serving.champions.bring(model)
@@ -178,7 +180,7 @@ def twins(request: pytest.FixtureRequest, spec: dict[str, Any]) -> Iterator[Twin
     found.close()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(50)
 @given(messages=MESSAGES)
 def test_ticks_that_come_together_have_the_outcomes_of_single_ticks(twins, messages):
     for kind in sorted(twins.compare(messages)):

@@ -20,6 +20,7 @@ from service.programs.tables.reading import read
 from service.programs.tables.recording import Recording
 from service.programs.tables.table import Table
 from service.programs.tables.times.errors import TableError
+from tests import memory
 from tests.conftest import examples
 
 TOKYO = timezone(timedelta(hours=9))
@@ -97,7 +98,7 @@ def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], list[datetime], np.nd
 
 
 def read_or_refused(data: bytes, options: dict[str, Any]) -> tuple[Recording, Series] | TableError:
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=memory.folder()) as folder:
         file = Path(folder) / "file.csv"
         file.write_bytes(data)
         try:
