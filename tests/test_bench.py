@@ -74,6 +74,7 @@ def test_the_benchmark_of_a_cluster_counts_lines_of_code_alone():
     assert together.value == sum(part.value for part in parts) > 0
 
 
+@pytest.mark.long
 def test_the_benchmark_of_a_cluster_kills_an_owner_and_waits_for_every_stream(tmp_path):
     out = tmp_path / "cluster.json"
     command = [sys.executable, "-m", "bench.cluster", "--only", "gap", "--backends", "folder"]
@@ -84,6 +85,7 @@ def test_the_benchmark_of_a_cluster_kills_an_owner_and_waits_for_every_stream(tm
     assert rows["gap, folder, tail 2 s", "entries replayed, max"] > 0
 
 
+@pytest.mark.long
 def test_the_benchmark_of_slow_streams_prints_what_a_tick_costs(tmp_path):
     out = tmp_path / "fleet.json"
     command = [sys.executable, "-m", "bench.fleet_slow", "--streams", "3", "--channels", "2", "--seconds", "1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import numpy as np
+import pytest
 
 from model.calendar import holidays
 from model.spec import ModelSpec
@@ -15,6 +16,7 @@ from service.programs.backtest.series import Series
 DAY_S = 86_400.0
 
 
+@pytest.mark.long
 def test_a_load_with_holidays_is_forecast_better_with_their_calendar_and_as_well_with_another() -> None:
     days = (date(2019, 1, 1) - date(1970, 1, 1)).days + np.arange(1200)
     week, held = (days + 3) % 7, holidays.near("US", days)[:, 0]

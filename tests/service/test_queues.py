@@ -60,7 +60,7 @@ def test_each_chunk_is_sent_once_in_its_models_order_and_resume_is_before_all_th
         shrink(patch)
         rng, journal, made = random.Random(seed), Journal(), Queues(lambda model: model != 99)
         weights = [rng.random() ** 3 + 0.01 for _ in range(models)]
-        sent: list[tuple[int, bytes]] = []
+        sent: dict[int, bytes] = {}  # payloads by their ends, in the order of sending
         left, resumed = 150, 0
         while left or made.scanned < journal.end or made.reread_at() is not None or any(map(made.has, range(models))):
             if left and rng.random() < 0.6:
@@ -72,16 +72,19 @@ def test_each_chunk_is_sent_once_in_its_models_order_and_resume_is_before_all_th
                 made.reread(journal.read(again, rng.randrange(1, 8)))
             if rng.random() < 0.5 and (ready := [model for model in range(models) if made.has(model)]):
                 chunk = made.pop(rng.choice(ready))
-                sent.append((chunk.end, chunk.payload))
+                assert chunk.end not in sent
+                sent[chunk.end] = chunk.payload
             assert made.size <= 3000 + models * 600
-            unsent = [f for f in journal.frames if f not in sent and f[0] <= made.scanned and chunk_head(f[1])[0] < 99]
+            unsent = [
+                f for f in journal.frames if f[0] not in sent and f[0] <= made.scanned and chunk_head(f[1])[0] < 99
+            ]
             assert resumed <= made.resume <= min(map(journal.begin_of, unsent), default=made.scanned)
             resumed = made.resume
 
         assert resumed == journal.end
     for model in range(models):
         mine = [frame for frame in journal.frames if chunk_head(frame[1])[0] == model]
-        assert [frame for frame in sent if chunk_head(frame[1])[0] == model] == mine
+        assert [frame for frame in sent.items() if chunk_head(frame[1])[0] == model] == mine
 
 
 def test_a_backlog_that_does_not_fit_is_left_in_the_journal_and_holds_up_no_other_model(small):
