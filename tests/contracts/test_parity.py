@@ -6,16 +6,16 @@ import itertools
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from model.graph.step import export_step
 from model.network import Network
-from model.parameters import Array, Weights
+from model.parameters import Array
 from model.scalers import SCALERS
 from model.spec import CHOICES, ModelSpec
 from tests.conftest import covering
 from tests.contracts import registry
+from tests.graphs import session
 from tests.model.scaled import gaps
 
 STEPS, B, PARITY, EPS = 80, 3, 1e-5, 2.0**-23
@@ -55,12 +55,6 @@ def test_the_graph_of_layers_that_differ_equals_numpy(stack: dict[str, Any]) -> 
     assert_parity(Network(ModelSpec(channels=("a", "b"), hidden=8, interval=900.0, **stack)), steps=300)
 
 
-def session(network: Network, weights: Weights) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
-
-
 CASES = list(itertools.product(KINDS, CHOICES["task"], sorted(SCALERS), CHOICES["missing"]))
 
 
@@ -78,7 +72,7 @@ def assert_parity(network: Network, steps: int = STEPS, flat: Array | None = Non
         network.tape(1, B),
         network.scaler.size,
     )
-    graph = session(network, weights)
+    graph = session(export_step(network, weights))
     state = other = np.zeros((B, network.state_size), np.float32)
     answers = []
     for x, u in ticks(network, steps):
@@ -103,7 +97,7 @@ def test_the_graph_of_a_loss_with_a_spread_equals_numpy(loss: str, task: str, mi
     fields = {"loss": loss, **registry.SPREAD[loss]}
     network = build("gru", task, "residual", missing, **fields)
     weights, tape, n = network.weights(perturbed(network)), network.tape(1, B), network.scaler.size
-    graph, outputs, levels = session(network, weights), network.spec.outputs, len(network.spec.intervals)
+    graph, outputs, levels = session(export_step(network, weights)), network.spec.outputs, len(network.spec.intervals)
     state = other = np.zeros((B, network.state_size), np.float32)
     widths = []
     for x, u in ticks(network, STEPS):

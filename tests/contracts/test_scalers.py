@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from model.graph.scalers import SCALER_TWINS
@@ -18,6 +17,7 @@ from model.scalers.contract import Scaler, fill
 from model.spec import ModelSpec
 from tests.conftest import covering
 from tests.contracts.registry import Unproven, chosen, proven
+from tests.graphs import session
 from tests.model.scaled import gaps, run, run_slow, series, units
 from tests.oracles.slow_scaler import SLOW_SCALERS
 
@@ -75,10 +75,10 @@ def test_a_scaler_without_a_reference_fails_the_collection() -> None:
         proven_scalers(SCALERS | {"residual": Untwinned})
 
 
-@every_scaler
-@pytest.mark.parametrize("horizon", [1, 3])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-@either_way
+DEFINED = list(itertools.product(SCALERS, [1, 3], [0.0, 1e4], [False, True]))
+
+
+@pytest.mark.parametrize(("name", "horizon", "offset", "hold"), covering(DEFINED, *itertools.combinations(range(4), 2)))
 def test_features_and_scales_equal_their_definition_as_weighted_sums_in_float64(
     name: str, horizon: int, offset: float, hold: bool
 ) -> None:
@@ -233,12 +233,6 @@ def test_scales_do_not_change_at_missing_values_and_are_zero_before_the_first_va
     assert missing.all(axis=1).sum() > 5  # some ticks have no value at all
 
 
-def session(model: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def ticks(net: Network, B: int, steps: int) -> list[tuple[Array, Array]]:
     """Return (x, u) of each step: channels of different sizes and offsets, some jumps, and one constant channel.
 
@@ -256,19 +250,22 @@ def ticks(net: Network, B: int, steps: int) -> list[tuple[Array, Array]]:
     return list(zip(gaps(whole) if net.scaler.hold else whole, us, strict=True))
 
 
-SHAPES = [
-    {"channels": ("a", "b", "c")},
-    {"channels": ("a", "b", "c"), "horizon": 4, "targets": ("c", "a"), "interval": 900.0, "cell": "gru", "layers": 2},
-    {"channels": ("a",), "horizon": 3, "cell": "gru"},
-    {"channels": ("a",), "horizon": 1},
-]
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {"channels": ("a", "b", "c")},
+    "everything": {
+        "channels": ("a", "b", "c"), "horizon": 4, "targets": ("c", "a"), "interval": 900.0, "cell": "gru", "layers": 2,
+    },
+    "one channel": {"channels": ("a",), "horizon": 3, "cell": "gru"},
+    "least": {"channels": ("a",), "horizon": 1},
+}  # fmt: skip
 
 
-@every_scaler
-@pytest.mark.parametrize("shape", SHAPES, ids=["plain", "everything", "one channel", "least"])
-@pytest.mark.parametrize("missing", ["refuse", "hold"])
-def test_the_onnx_twin_equals_numpy_over_600_steps(name: str, shape: dict[str, Any], missing: str) -> None:
-    net = network(name, **{"horizon": 1, "missing": missing} | shape)
+@pytest.mark.parametrize(
+    ("name", "shape", "missing"),
+    covering(list(itertools.product(SCALERS, SHAPES, ["refuse", "hold"])), (0, 1), (0, 2), (1, 2)),
+)
+def test_the_onnx_twin_equals_numpy_over_600_steps(name: str, shape: str, missing: str) -> None:
+    net = network(name, **{"horizon": 1, "missing": missing} | SHAPES[shape])
     assert_parity(net, ticks(net, 3, 600))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from model.answers.tasks import TARGET_CLIP, TASKS
@@ -16,6 +15,7 @@ from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
 from tests.contracts.registry import proven
+from tests.graphs import session
 from tests.oracles import plain_tasks
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -173,9 +173,7 @@ def test_the_exported_step_equals_numpy(name: str, cell: str, offset: float) -> 
     weights = network.weights(flat)
     for k, value in draw_target(network).items():
         weights.target[k][...] = value + (offset if k == "mean" else 0)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
+    graph = session(export_step(network, weights))
     state = other = np.zeros((3, network.state_size), np.float32)
     x, seen = np.zeros((3, 2)), []
     for step in range(100):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -16,7 +16,9 @@ from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
 from model.update.bptt import Batch, gradient
+from tests.conftest import covering
 from tests.contracts import registry
+from tests.graphs import session
 
 F64 = NDArray[np.float64]
 
@@ -50,15 +52,15 @@ def rows(network: Network, ticks: int, seed: int = 0) -> Array:
     return np.concatenate([x, sent], axis=2).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("missing", ["refuse", "hold"])
-@pytest.mark.parametrize("horizon", [1, 4])
+CASES = list(itertools.product(KINDS, ["refuse", "hold"], [1, 4]))
+
+
+@pytest.mark.parametrize(("kind", "missing", "horizon"), covering(CASES, (0, 1), (0, 2), (1, 2)))
 def test_the_graph_equals_numpy_over_300_steps(kind: str, missing: str, horizon: int) -> None:
     network = build(kind, missing=missing, horizon=horizon, interval=900.0)
     flat = np.random.default_rng(1).normal(0, 0.3, network.layout.size).astype(np.float32)
-    weights, options = network.weights(flat), ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
+    weights = network.weights(flat)
+    graph = session(export_step(network, weights))
     state = other = np.zeros((B, network.state_size), np.float32)
     for t, row in enumerate(rows(network, 300)):
         x, u = network.inputs(1.4e9 + 900.0 * t + 60.0 * np.arange(B, dtype=np.float64), row)
@@ -76,7 +78,7 @@ def test_the_graph_equals_numpy_with_every_cell_and_task(cell: str, task: str) -
     network = build("all", task=task, **CELLS[cell], **registry.EXAMPLES[task])
     flat = np.random.default_rng(1).normal(0, 0.3, network.layout.size).astype(np.float32)
     weights = network.weights(flat)
-    graph = ort.InferenceSession(export_step(network, weights), providers=["CPUExecutionProvider"])
+    graph = session(export_step(network, weights))
     state = other = np.zeros((B, network.state_size), np.float32)
     for row in rows(network, 40):
         x, u = network.inputs(np.full(B, np.nan), row)
@@ -196,6 +198,7 @@ def test_a_known_input_that_decides_half_of_the_next_step_halves_the_error() -> 
     assert error(given, x, 1000, 3000) <= 0.55 * error(without, x, 1000, 3000)
 
 
+@pytest.mark.long
 def test_a_useless_known_input_costs_at_most_a_hundredth() -> None:
     known, noise = np.random.default_rng(1).normal(0, 1, (2, 3001))
     x = np.zeros(3001)

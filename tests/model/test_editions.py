@@ -12,8 +12,8 @@ from model.graph.step import EDITIONS, export_step
 from model.network import Network
 from model.spec import ModelSpec
 from tests.contracts.test_parity import perturbed
+from tests.graphs import session
 from tests.model.editions import FOLDER, MIXTURES, record, specs
-from tests.model.test_onnx_step import session
 
 RECORDED = {edition: json.loads((FOLDER / f"graphs-{edition}.json").read_text()) for edition in EDITIONS}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from model.fold.learner import Learner
@@ -19,6 +18,7 @@ from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Array, Weights
 from model.spec import SpecError
+from tests import graphs
 
 INPUTS, HIDDEN, OUTPUTS, STEPS, ROWS = 2, 4, 2, 7, 3
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -193,7 +193,7 @@ def test_an_imported_model_learns_and_exports_back(cell):
     tenth = len(losses) // 5
     assert np.mean(losses[-tenth:]) < 0.5 * np.mean(losses[:tenth])
     assert np.abs(learner.weights.flat - before)[: network.readout.start].max() > 1e-2
-    session = onnxruntime.InferenceSession(export_step(network, learner.weights))
+    session = graphs.session(export_step(network, learner.weights))
     state = np.zeros((1, network.state_size), np.float32)
     theirs, u = state, np.zeros((1, 0), np.float32)
     for row in x[:60]:

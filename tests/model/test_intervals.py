@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from model.answers import intervals
@@ -14,7 +14,9 @@ from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
+from tests.conftest import covering
 from tests.contracts import registry
+from tests.graphs import session
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec
 from tests.oracles import plain_intervals
 
@@ -97,7 +99,7 @@ def test_the_exported_bounds_equal_numpy(kind: str, objective: str) -> None:
     weights.interval["log"][...] = rng.uniform(-2, 1, weights.interval["log"].shape)
     if "scale" in weights.target:
         weights.target["scale"][...] = 0.7
-    graph = ort.InferenceSession(export_step(network, weights), providers=["CPUExecutionProvider"])
+    graph = session(export_step(network, weights))
     state = np.zeros((3, network.state_size), np.float32)
     u, n = np.zeros((3, network.ahead.size), np.float32), network.spec.outputs
     for _ in range(30):
@@ -142,8 +144,9 @@ def test_intervals_change_neither_weights_nor_forecasts_by_more_than_rounding(ho
     assert (asked.weights.interval["count"] > 100).all()
 
 
-@pytest.mark.parametrize("loss", ["mse", "huber"])
-@pytest.mark.parametrize("kind", registry.cells(brief=True))
+@pytest.mark.parametrize(
+    ("kind", "loss"), covering(list(itertools.product(registry.cells(brief=True), ["mse", "huber"])))
+)
 def test_no_bound_changes_by_a_bit_when_later_values_become_noise(kind: str, loss: str) -> None:
     model, cut = spec(**registry.cells()[kind], loss=loss, horizon=3, intervals=LEVELS), 50
     stream, rng = chunks([3] * 80, once=True), np.random.default_rng(9)

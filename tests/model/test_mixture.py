@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from model.fold.learner import Learner
 from model.graph.step import export_step
 from model.network import Network
 from model.spec import ModelSpec
+from tests.graphs import session
 from tests.model.labelled import Window
 from tests.model.worlds import Checkpoint
 from tests.oracles.slow_mixture import SlowMixture
@@ -171,7 +171,7 @@ def test_the_graph_equals_numpy_on_perturbed_weights(keys: dict[str, Any]) -> No
     spread = 0.2 if network.spec.hidden < 100 else 0.05  # with larger weights, many units amplify rounding
     weights = network.weights(rng.normal(0, spread, network.layout.size).astype(np.float32))
     weights.experts["mixing"][...] = rng.uniform(0.1, 1, weights.experts["mixing"].shape)
-    graph = onnxruntime.InferenceSession(export_step(network, weights))
+    graph = session(export_step(network, weights))
     state = other = np.zeros((2, network.state_size), np.float32)
     x = rng.normal(0, 1, (2, len(network.spec.channels)))
     for step in range(320):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from model.graph.step import IR, OPSET, export_step
@@ -16,6 +15,7 @@ from model.parameters import Array
 from model.spec import ModelSpec
 from tests.conftest import covering
 from tests.contracts import registry
+from tests.graphs import session
 from tests.model.scaled import units
 
 STEPS, PARITY = 300, 1e-5
@@ -40,12 +40,6 @@ def perturbed(network: Network) -> Array:
         experts["mixing"][...] = rng.uniform(0.1, 1, experts["mixing"].shape)  # every expert has a weight
     assert np.abs(flat).min() > 0
     return flat
-
-
-def session(model: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def ticks(network: Network, B: int, steps: int = STEPS) -> list[tuple[Array, Array]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from model.answers.own import FORGETTING, LARGEST_WEIGHT, START, Own
@@ -16,6 +15,7 @@ from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
+from tests.graphs import session
 from tests.model.test_mixture import HOUR, SMALL, continues_bit_for_bit, learn, replay, series
 from tests.oracles.slow_own import SlowOwn
 
@@ -70,9 +70,7 @@ def test_the_graph_equals_numpy_on_perturbed_weights(keys: dict[str, Any]) -> No
     weights = network.weights(perturbed(network))
     if spec.hidden > 100:
         np.multiply(weights.flat, np.float32(0.2), out=weights.flat)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = onnxruntime.InferenceSession(export_step(network, weights), options)
+    graph = session(export_step(network, weights))
     state = other = np.zeros((2, network.state_size), np.float32)
     x, most = rng.normal(0, 1, (2, len(spec.channels))), np.zeros(2)
     assert network.own is not None

@@ -6,7 +6,6 @@ Their weights are inputs of the graph; here they become constants, as in a train
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -16,6 +15,7 @@ from model.foreign.graph import read_graph
 from model.foreign.refused import ForeignError
 from model.graph.step import export_step
 from model.parameters import Array
+from tests import graphs
 from tests.outside.onnx_suite import Case, cases
 
 CASES = cases("lstm", "LSTM") | cases("gru", "GRU") | cases("rnn", "RNN")
@@ -70,7 +70,7 @@ def test_our_cells_compute_the_case(name):
 def test_our_exported_step_computes_the_case(name):
     case = CASES[name]
     network, weights = plain(read_graph(bound(case)).stack)
-    session = onnxruntime.InferenceSession(export_step(network, weights))
+    session = graphs.session(export_step(network, weights))
     X: Array = case.inputs["X"]
     state = np.zeros((X.shape[1], network.state_size), np.float32)
     for x in X:
