@@ -15,7 +15,7 @@ from tests.client.certificates import Authority
 def told(path: Path) -> float:
     """The expiry as openssl reads it."""
     words = ["openssl", "x509", "-enddate", "-noout", "-in", str(path)]
-    line = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    line = subprocess.run(words, capture_output=True, text=True, check=True, timeout=240).stdout
     return ssl.cert_time_to_seconds(line.strip().removeprefix("notAfter="))
 
 

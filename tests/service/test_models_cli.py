@@ -111,7 +111,7 @@ def test_output_that_nobody_reads_any_more_ends_a_verb_without_a_word(tmp_path):
     os.close(unread)
     done = subprocess.run(
         [sys.executable, "-u", "-m", "service.cli", "backtest", series], stdout=out, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, timeout=240, check=False,
     )  # fmt: skip
     os.close(out)
     assert done.returncode == 1

@@ -30,6 +30,6 @@ def test_what_the_operator_has_set_stays():
 
 
 def test_a_server_sets_it_before_grpc_is_imported(tmp_path):
-    ran = subprocess.run([sys.executable, "-c", SHOW], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", SHOW], cwd=tmp_path, capture_output=True, text=True, timeout=240)
 
     assert (ran.stdout.splitlines()[-1], ran.returncode) == (GRPC_DEFAULTS["GRPC_EXPERIMENTS"], 0), ran.stderr

@@ -16,7 +16,7 @@ from service.cli.token import UNITS, limits
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service.cli", "token", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def test_a_new_token_opens_what_its_entry_says():
