@@ -18,12 +18,14 @@ import freshet
 from service.programs.backtest import child
 from service.programs.backtest.child import ServerChild
 from tests.journeys import preloaded
+from tests.journeys.crash import UNHURRIED
 from tests.journeys.raw import channel_to
 
 child.spawn = preloaded.spawn
+child.START_S = child.STOP_S = 240.0  # no test asserts how long a busy machine takes for either
 
 # Verdicts every tenth of a second: journeys wait for several.
-QUICK = {"publish_s": 0.1, "publish_labels": 16, "snapshot_s": 1.0, "drain_s": 5.0}
+QUICK = UNHURRIED | {"publish_s": 0.1, "publish_labels": 16, "snapshot_s": 1.0, "drain_s": 5.0}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,9 +22,12 @@ from service.programs.backtest.child import ServerChild, free_port
 Array = NDArray[np.float32]
 DEADLINE_S = 60.0  # for anything that must come; on a loaded machine a process takes seconds to start
 
+# What is learned must not depend on what else the machine does: labels that wait for the trainer are not thinned, and
+# no other process has precedence over it.
+UNHURRIED: dict[str, Any] = {"comfortable_s": 1e6, "trainer_nice": 0}
 # Verdicts, checkpoints and anchors often, so that a crash meets each of them half-way. Every version is kept: the
 # oracles replay the journal from its start, which recovery need not.
-BUSY = {
+BUSY = UNHURRIED | {
     "publish_s": 0.1, "publish_labels": 16, "checkpoint_chunks": 8, "score_every": 2, "anchor_labels": 64,
     "anchor_scores": 1, "keep_versions": 1_000_000,
 }  # fmt: skip
@@ -57,6 +60,16 @@ async def a_server(folder: Path, **settings: object) -> AsyncIterator[ServerChil
         if child.running:
             child.kill()
             await child.wait()
+
+
+@contextlib.asynccontextmanager
+async def servers(*folders: Path, **settings: object) -> AsyncIterator[list[ServerChild]]:
+    """As `a_server`, several that start and drain at the same time."""
+    each = [a_server(folder, **settings) for folder in folders]
+    try:
+        yield list(await asyncio.gather(*(server.__aenter__() for server in each)))
+    finally:
+        await asyncio.gather(*(server.__aexit__(None, None, None) for server in each))
 
 
 def mutate(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:

@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.journeys.raw import DEADLINE_S
 
+PAUSE_S = 0.02  # between two scrapes, each of which takes both sides milliseconds that others wait for
+
 
 @dataclass(frozen=True)
 class Scraped:
@@ -59,6 +61,7 @@ async def scraped_until(http: str, true: Callable[[Scraped], bool]) -> Scraped:
     try:
         async with asyncio.timeout(DEADLINE_S):
             while not true(seen):
+                await asyncio.sleep(PAUSE_S)
                 seen = await scrape(http)
     except TimeoutError as error:
         error.add_note(f"last seen: {sorted(seen.families)}")

@@ -15,7 +15,7 @@ from docs.generate import _cluster
 from service.programs.backtest.child import ServerChild
 from tests.conftest import ROOT
 from tests.journeys.conftest import QUICK
-from tests.journeys.prometheus import DEADLINE_S, DEPLOYED, OFTEN, needs_prometheus, scraping
+from tests.journeys.prometheus import DEADLINE_S, DEPLOYED, OFTEN, PAUSE_S, needs_prometheus, scraping
 from tests.journeys.test_dashboard import queries, unanswered
 
 TARGETS = '["node1:8301", "node2:8301", "node3:8301"]'
@@ -71,13 +71,14 @@ async def test_every_panel_of_a_cluster_shows_numbers_and_no_alert_is_true_of_a_
         empty = asked
         async with asyncio.timeout(DEADLINE_S):
             while empty:
+                await asyncio.sleep(PAUSE_S)
                 empty = await unanswered(prometheus, empty)
         renamed = [query.replace("freshet_shard_epoch", "freshet_shard_epoque") for query in asked]
         mutant = await unanswered(prometheus, renamed)
         rules = await prometheus.rules()
         async with asyncio.timeout(DEADLINE_S):  # it may have been slow to claim its shards
             while any([await prometheus.query(rule["query"]) for rule in rules if rule["name"] not in OF_THE_MACHINE]):
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE_S)
 
     assert len(mutant) == 1, "a panel with a renamed metric is found"
     assert [rule["health"] for rule in rules] == ["ok"] * RULES, rules

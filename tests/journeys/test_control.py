@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -218,12 +219,11 @@ async def test_a_deleted_model_ends_its_streams_and_its_name_restarts(client, se
 
 async def test_a_model_can_be_deleted_while_many_streams_of_it_are_under_way(client, name):
     await client.create_model(name, **LINEAR)
-    x = walk(2000, 5)
 
     async def one(n: int) -> str:
         try:
             async with client.stream(name, f"pump-{n}") as stream:
-                async for _ in stream.forecasts(x):
+                async for _ in stream.forecasts(itertools.cycle(walk(2000, 5))):
                     pass
         except freshet.NotFound:
             return "not found"
@@ -394,6 +394,7 @@ async def test_a_watch_sees_whatever_a_person_does_in_its_order(client, channel,
     model = await client.create_model(name, **LINEAR)
     request = models_pb2.WatchRequest(name=name, recent=5)
     watch = models_pb2_grpc.ModelsStub(channel).Watch(request, timeout=2 * DEADLINE_S)
+    await watch.initial_metadata()  # it watches
     version = (await client.import_version(name, other_weights(model, 1))).number
     for what in (client.promote(name, version), client.pause(name), client.resume(name), client.rollback(name, 1)):
         await what

@@ -16,7 +16,7 @@ import freshet
 from docs.generate._panels import panels
 from freshet.v1 import training_pb2
 from service.programs.backtest.child import ServerChild
-from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_prometheus, scraping
+from tests.journeys.prometheus import DEADLINE_S, PAUSE_S, Prometheus, deployed, needs_prometheus, scraping
 from tests.journeys.raw import RawLearn, RawStream
 
 # Anchors soon, so that rollbacks have one to go to; streams soon leave memory; snapshots and checkpoints often.
@@ -24,7 +24,7 @@ SETTINGS = {
     "score_every": 1, "anchor_labels": 32, "anchor_scores": 1, "snapshot_s": 0.5, "idle_s": 0.5,
     "checkpoint_chunks": 4, "cool_down_labels": 8,
 }  # fmt: skip
-LOAD_S = 60.0
+LOAD_S = 240.0
 
 
 def queries(expressions: Iterable[str]) -> list[str]:
@@ -133,6 +133,7 @@ async def test_every_panel_shows_numbers_and_every_alert_can_be_evaluated(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOAD_S):
                 while empty:
+                    await asyncio.sleep(PAUSE_S)
                     empty = await unanswered(prometheus, empty)
         assert not empty
         still = await unanswered(prometheus, asked)

@@ -20,10 +20,10 @@ from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream
 from tests.journeys.scraped import Scraped, get, scrape, scraped_until
 
 # Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced; a stream
-# that is not open soon leaves memory.
+# that is not open soon leaves memory; a slow disk makes few chunks, of which there is a checkpoint all the same.
 SETTINGS = {
     "comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "anchor_scores": 1, "snapshot_s": 0.2,
-    "idle_s": 0.2,
+    "idle_s": 0.2, "checkpoint_chunks": 2,
 }  # fmt: skip
 
 MODEL = "moving"

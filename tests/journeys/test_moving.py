@@ -45,8 +45,7 @@ async def move_to_and_fro(tmp_path: Path, moves: int) -> None:
     (tmp_path / "b").mkdir()
     x = walk(moves * TICKS, 1, 5)[:, 0]
     async with (
-        crash.a_server(tmp_path / "a") as a,
-        crash.a_server(tmp_path / "b") as b,
+        crash.servers(tmp_path / "a", tmp_path / "b") as (a, b),
         freshet.connect(a.grpc) as here,
         freshet.connect(b.grpc) as there,
     ):

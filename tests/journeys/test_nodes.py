@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
 import freshet
-from tests.journeys.clusters import SHARDS, cluster, name_on, until
+from tests.journeys.clusters import SHARDS, cluster, name_on, shared_out, until
 from tests.journeys.crash import DEADLINE_S, within
 from tests.journeys.test_models_cli import Shell
 from tests.journeys.web import act, ask
@@ -18,28 +20,28 @@ async def test_any_node_names_all_nodes_and_the_owner_and_models_of_every_shard(
         seen = await until(nodes[0].grpc, lambda found: True)
         async with freshet.connect(seen.shards[2].node) as client:
             await within(client.create_model(name_on(2), channels=["x"], hidden=4))
-            found = await within(client.cluster())
+        # A busy machine may write a node's note so late that others miss it once.
+        found = await until(seen.shards[2].node, lambda found: shared_out(found, 2) and found.shards[2].models == 1)
         assert [node.address for node in found.nodes] == sorted(node.grpc for node in nodes)
         assert {node.address: node.http for node in found.nodes} == {node.grpc: node.http for node in nodes}
         assert sorted(n for node in found.nodes for n in node.shards) == list(range(SHARDS))
         assert [shard.models for shard in found.shards] == [0, 0, 1, 0]
         assert all(shard.epoch >= 1 for shard in found.shards)
 
-        assert await until(nodes[1].grpc, lambda found: True) == found
         with freshet.sync.connect(nodes[1].grpc) as blocking:
-            assert blocking.cluster() == found
+            await until(nodes[1].grpc, lambda again: again == found == blocking.cluster())
 
         run = Shell(nodes[1].grpc, tmp_path, group="nodes")
-        header, *lines = (await run()).splitlines()
+        addresses = sorted(node.grpc for node in nodes)
+        header, *lines = await lines_of(run, lambda lines: [line.split()[0] for line in lines[1:3]] == addresses)
         assert header.split() == ["node", "http", "started", "shards", "state"]
-        assert [line.split()[0] for line in lines[:2]] == sorted(node.grpc for node in nodes)
         assert lines[3].split() == ["shard", "node", "epoch", "models"]
         assert [line.split()[0] for line in lines[4:]] == ["000", "001", "002", "003"]
         told = await run.json()
         assert [shard["node"] for shard in told["shards"]] == [shard.node for shard in found.shards]
 
         models = Shell(nodes[0].grpc, tmp_path)
-        names, row = (await models("list")).splitlines()
+        names, row = await lines_of(partial(models, "list"), lambda lines: len(lines) == 2)
         assert names.split()[-3:] == ["shard", "node", "epoch"]
         assert row.split()[-3:] == ["002", found.shards[2].node, str(found.shards[2].epoch)]
         for node in nodes:
@@ -55,6 +57,14 @@ async def test_any_node_names_all_nodes_and_the_owner_and_models_of_every_shard(
         await within(nodes[0].wait())
         left = await until(nodes[1].grpc, lambda found: len(found.nodes) == 1 and all(s.node for s in found.shards))
         assert {shard.node for shard in left.shards} == {nodes[1].grpc}
+
+
+async def lines_of(command: Callable[[], Awaitable[str]], wanted: Callable[[list[str]], bool]) -> list[str]:
+    """Return the lines that a command prints, once they are as wanted."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not wanted(lines := (await command()).splitlines()):
+            pass
+    return lines
 
 
 async def test_a_watch_of_all_models_has_the_events_of_all_nodes(tmp_path):

@@ -121,9 +121,8 @@ async def test_a_skip_holds_after_everything_is_killed_and_its_labels_are_in_the
 
 
 async def skipped(client: freshet.Client) -> None:
-    async for event in client.watch("lab"):
-        if event.kind == EventKind.SKIPPED:
-            return
+    while not [event for event in await client.history("lab") if event.kind == EventKind.SKIPPED]:
+        await asyncio.sleep(0.05)
 
 
 async def snapshot(server) -> None:

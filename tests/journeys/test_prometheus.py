@@ -9,14 +9,14 @@ from service.programs.backtest.child import ServerChild
 from tests.client.certificates import Authority
 from tests.journeys.conftest import QUICK
 from tests.journeys.credentials import Entry, written
-from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_prometheus, scraping
+from tests.journeys.prometheus import DEADLINE_S, PAUSE_S, Prometheus, deployed, needs_prometheus, scraping
 
 
 async def until_up(prometheus: Prometheus, up: int) -> None:
     """Return once the last scrape has this outcome."""
     async with asyncio.timeout(DEADLINE_S):
         while [value for _, value in await prometheus.query('up{job="freshet"}')] != [up]:
-            await asyncio.sleep(0)
+            await asyncio.sleep(PAUSE_S)
 
 
 @needs_prometheus
@@ -37,6 +37,6 @@ async def test_a_server_with_tls_and_access_is_scraped_as_the_comments_say_and_w
             authority.sign("server", days=2)  # replaces the former one
             async with asyncio.timeout(DEADLINE_S):
                 while not await prometheus.query(ends):
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(PAUSE_S)
             token.write_text("gateway")  # of another tenant's admin, which may not see all tenants
             await until_up(prometheus, 0)

@@ -79,7 +79,7 @@ async def journey(folder: Path, times: int, seed: int, **settings: object) -> No
     async with crash.a_server(folder, **NO_SNAPSHOT, **settings) as server:
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)
-            async with client.stream("flow", "pump", answer_s=5) as stream:
+            async with client.stream("flow", "pump") as stream:
                 sent = await kills(server, client, stream, times, random.Random(seed))
                 assert stream.reconnects == 0
         restarts = (await scrape(server.http)).total("freshet_trainer_restarts_total")

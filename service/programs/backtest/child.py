@@ -59,10 +59,14 @@ class ServerChild:
         """Whether the process is alive."""
         return self._process is not None and self._process.returncode is None
 
-    async def start(self, deadline_s: float = START_S) -> None:
-        """Start the server and wait until it is ready. Raises ServerFailed, after which no process is left running."""
+    async def start(self, deadline_s: float | None = None) -> None:
+        """Start the server and wait until it is ready. Raises ServerFailed, after which no process is left running.
+
+        deadline_s: None: START_S.
+        """
         if self.running:
             raise RuntimeError("this server runs already")
+        deadline_s = START_S if deadline_s is None else deadline_s
         given = ((f"--{name.replace('_', '-')}", value) for name, value in self._flags.items())
         flags = [word for name, value in given for word in ((name,) if value is True else (name, str(value)))]
         with self._log.open("ab") as log:
@@ -80,12 +84,12 @@ class ServerChild:
         """Wait until the process has ended and return its exit code, negative for a signal."""
         return await self._started().wait()
 
-    async def stop(self, grace_s: float = STOP_S) -> int:
-        """Let the server drain, kill it after `grace_s` seconds, and return its exit code."""
+    async def stop(self, grace_s: float | None = None) -> int:
+        """Let the server drain, kill it after `grace_s` seconds (None: STOP_S), and return its exit code."""
         with contextlib.suppress(ProcessLookupError):
             self._started().terminate()
         try:
-            return await asyncio.wait_for(self.wait(), grace_s)
+            return await asyncio.wait_for(self.wait(), STOP_S if grace_s is None else grace_s)
         except TimeoutError:
             return await self._end()
 

@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(needs)
             item.add_marker(pytest.mark.long)
+            item.add_marker(pytest.mark.timeout(900))  # a busy machine needs minutes for a page
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -15,7 +15,7 @@ from freshet import EventKind
 
 HORIZON = 3
 EVERY_S = 0.01  # between two ticks of the stream
-DEADLINE_S = 180.0
+DEADLINE_S = 240.0  # beside other tests, the browser and the trainer have little of two cores
 
 
 class Living:
@@ -44,7 +44,7 @@ class Living:
 
     async def _move(self) -> None:
         rng = np.random.default_rng(0)
-        async with self.client.stream(self.name, self.stream) as stream:
+        async with self.client.stream(self.name, self.stream, give_up_s=DEADLINE_S) as stream:
             for n in itertools.count():
                 await stream.step([np.sin(n / 6) + 0.02 * rng.standard_normal()])
                 await asyncio.sleep(EVERY_S)
@@ -58,7 +58,7 @@ class Living:
         values = np.sin(np.arange(ticks) / 6) + 0.02 * rng.standard_normal(ticks)
         if walking:
             values += np.cumsum(rng.standard_normal(ticks))
-        async with self.client.stream(self.name, "torrent") as stream:
+        async with self.client.stream(self.name, "torrent", give_up_s=DEADLINE_S) as stream:
             async for _ in stream.forecasts(values):
                 pass
             await asyncio.wait_for(stream.wait_judged(stream.next_seq - 1 - HORIZON), DEADLINE_S)

@@ -15,13 +15,9 @@ PACKED = 1_000
 
 
 async def test_the_page_says_that_the_server_was_restarted_and_goes_on(looking, tmp_path):
-    looking.expected = [
-        "ERR_CONNECTION_REFUSED",
-        "ERR_INCOMPLETE_CHUNKED_ENCODING",
-        "ERR_CONNECTION_RESET",
-        "ERR_EMPTY",
-        "503",  # on a busy machine the page comes back before the server is ready, and tries again
-    ]
+    # What the browser calls it depends on where the kill met a connection. On a busy machine the page comes back before
+    # the server is ready, and tries again.
+    looking.expected = ["net::ERR_", "503"]
     listen, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
     server = ServerChild(tmp_path / "data", tmp_path / "log", listen=listen, http=http, settings=QUICK)
     async with server, freshet.connect(server.grpc) as client, Living(client, "kept") as living:
