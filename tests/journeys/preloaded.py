@@ -1,9 +1,10 @@
-"""Servers forked from a process that has already imported the server's modules, which takes a second of a core.
+"""Servers and commands forked from a process that has already imported their modules, which takes a second of a core.
 
 A forked server is a process like any other: it runs `service.cli` with `serve`, its own arguments, environment, pipes
-and session. A server that must run other code first (`crash.mutate`), or whose lines are counted, starts by command.
+and session; a command likewise. One that must run other code first (`crash.mutate`), or whose lines are counted, is
+started as `python -m service.cli`.
 
-`spawn` alone runs this module: `python -m tests.journeys.preloaded FD`, where FD is a listening Unix socket.
+`spawn` and `command` alone run this module: `python -m tests.journeys.preloaded FD`, FD a listening Unix socket.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import os
 import pkgutil
 import runpy
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 import grpc_health
@@ -32,13 +33,13 @@ import grpc_reflection
 
 import model
 import service
+from service.learning import spawned
 from service.programs.backtest import child
 from service.server import process
+from tests.journeys.forked import Connection, Forked
 
 REQUEST_BYTES = 1 << 20
 MEASURED = "COVERAGE_PROCESS_CONFIG"  # set while coverage counts lines in each process
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 start_as_command = child.spawn
 
@@ -53,54 +54,63 @@ def sitecustomize() -> str | None:
 ORDINARY = sitecustomize()
 
 
-class Forked:
-    """A forked server, with the part of asyncio.subprocess.Process that ServerChild uses."""
-
-    def __init__(self, pid: int, stdin: BinaryIO, stdout: asyncio.StreamReader, status: Connection) -> None:
-        """status: the connection that brings a line with the exit code when the process has ended."""
-        self.pid, self.stdin, self.stdout, self._status = pid, stdin, stdout, status
-        self.returncode: int | None = None
-        self._ended = asyncio.create_task(self._end())
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self._ended)
-
-    def send_signal(self, number: int) -> None:
-        if self.returncode is not None:
-            raise ProcessLookupError
-        os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
-    async def _end(self) -> int:
-        reader, writer = self._status
-        self.returncode = int(await reader.readline())
-        self.stdin.close()
-        writer.close()
-        return self.returncode
-
-
 async def spawn(flags: Sequence[str], log: BinaryIO) -> asyncio.subprocess.Process:
     """Start a server; replaces `child.spawn`."""
     if sitecustomize() != ORDINARY or MEASURED in os.environ:
         return await start_as_command(flags, log)
     (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(preloaded().address)
-    request = {"flags": flags, "environment": environment(), "umask": umask(), "folder": os.getcwd()}
-    socket.send_fds(connection, [json.dumps(request).encode()], [read_in, write_out, log.fileno()])
+    pid, status = await fork(["serve", "--with-parent", *flags], (read_in, write_out, log.fileno()), os.getcwd(), {})
     os.close(read_in)
     os.close(write_out)
+    forked = Forked(pid, status, os.fdopen(write_in, "wb", buffering=0), await reader_of(read_out))
+    return cast(asyncio.subprocess.Process, forked)
+
+
+async def command(
+    *arguments: object,
+    folder: Path | None = None,
+    merged: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> asyncio.subprocess.Process:
+    """Start `freshet ARGUMENTS` in a folder with its output on pipes, or on one pipe (`merged`), and without input."""
+    words, pipe, where = [*map(str, arguments)], asyncio.subprocess.PIPE, str(folder or Path.cwd())
+    if sitecustomize() != ORDINARY or MEASURED in os.environ:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.cli", *words, cwd=where, env={**environment(), **variables}, stdout=pipe,
+            stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.STDOUT if merged else pipe,
+        )  # fmt: skip
+    (read_out, write_out), (read_err, write_err), nothing = os.pipe(), os.pipe(), os.open(os.devnull, os.O_RDONLY)
+    pid, status = await fork(words, (nothing, write_out, write_out if merged else write_err), where, variables)
+    for fd in (nothing, write_out, write_err):
+        os.close(fd)
+    forked = Forked(pid, status, None, await reader_of(read_out), await reader_of(read_err))
+    return cast(asyncio.subprocess.Process, forked)
+
+
+async def fork(
+    arguments: Sequence[str], fds: Sequence[int], folder: str, variables: Mapping[str, str]
+) -> tuple[int, Connection]:
+    """Fork a process with these standard files; return its id and the connection that reports its end."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(preloaded().address)
+    request = {
+        "arguments": arguments,
+        "environment": {**environment(), **variables},
+        "umask": umask(),
+        "folder": folder,
+    }
+    socket.send_fds(connection, [json.dumps(request).encode()], fds)
     connection.setblocking(False)
     status = await asyncio.open_unix_connection(sock=connection)
-    stdout = asyncio.StreamReader()
+    return int(await status[0].readline()), status
+
+
+async def reader_of(fd: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stdout), os.fdopen(read_out, "rb", buffering=0)
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
     )
-    pid = int(await status[0].readline())
-    forked = Forked(pid, os.fdopen(write_in, "wb", buffering=0), stdout, status)
-    return cast(asyncio.subprocess.Process, forked)
+    return reader
 
 
 def umask() -> int:
@@ -184,6 +194,7 @@ def import_most() -> None:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module.name)
     del sys.modules["onnxruntime"]
+    spawned.STOP_S = 240.0  # for a trainer to save: no test asserts how long a busy machine takes
 
 
 def main() -> None:
@@ -195,7 +206,7 @@ def main() -> None:
     os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = ["freshet", "serve", "--with-parent", *request["flags"]]
+    sys.argv = ["freshet", *request["arguments"]]
     runpy.run_module("service.cli", run_name="__main__", alter_sys=True)
 
 

@@ -11,10 +11,11 @@ import pytest
 
 import freshet
 from service.programs.backtest.child import ServerChild
-from tests.journeys import crash
+from tests.journeys import crash, preloaded
 from tests.journeys.crash import SMALL, Ledger, walk, within
 from tests.oracles import replay
 
+LOAD_S = 6 * crash.DEADLINE_S  # for streams while commands run and servers start, beside other work
 CLI = "from service.cli.main import main; main()"
 INTERRUPTED = (
     """
@@ -28,10 +29,13 @@ archive._copy = lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
 
 async def command(*arguments: object, code: str = CLI) -> tuple[int, str]:
     """The command's exit code, and all that it printed. code: what runs it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    if code == CLI:
+        process = await preloaded.command(*arguments, merged=True)
+    else:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, *map(str, arguments),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
     output, _ = await within(process.communicate())
     return process.returncode or 0, output.decode()
 
@@ -74,6 +78,11 @@ async def test_backups_under_load_hold_all_that_was_durable_and_go_on_as_the_ser
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(one_stream(client, ledger, enough)) for ledger in ledgers]
             for _ in range(2):
+                async with asyncio.timeout(crash.DEADLINE_S):
+                    for ledger in ledgers:  # something of each stream must be on disk
+                        while not ledger.durable:
+                            ledger.moved.clear()
+                            await ledger.moved.wait()
                 promised.append({ledger.stream: ledger.durable for ledger in ledgers})
                 out = tmp_path / f"{len(promised)}.tar"
                 code, said = await command("backup", "--data", server.data, "--out", out)
@@ -97,8 +106,9 @@ async def one_stream(client: freshet.Client, ledger: Ledger, enough: asyncio.Eve
             if enough.is_set():
                 return
             yield row
+        await enough.wait()  # faster than the backups, which find an open stream all the same
 
-    async with client.stream("flow", ledger.stream, 16) as stream, asyncio.timeout(2 * crash.DEADLINE_S):
+    async with client.stream("flow", ledger.stream, 16, give_up_s=LOAD_S) as stream, asyncio.timeout(LOAD_S):
         async for forecast in stream.forecasts(rows(), max_staleness=32):
             ledger.note(stream, forecast)
             ledger.moved.set()
@@ -186,10 +196,9 @@ async def test_backups_of_a_server_that_is_killed_again_and_again_are_whole_and_
                 group.create_task(one_stream(client, ledger, enough))
             group.create_task(backups())
             for kill in range(1, 4):
-                async with asyncio.timeout(crash.DEADLINE_S):
+                async with asyncio.timeout(LOAD_S):
                     while len(promised) < 2 * kill or len(ledgers[0].answers) < 100 * kill:
-                        ledgers[0].moved.clear()
-                        await ledgers[0].moved.wait()
+                        await asyncio.sleep(0.02)
                 server.kill()
                 await server.wait()
                 await server.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2_grpc import StreamsStub
 from service.programs.backtest.child import ServerChild
 from service.storage.directory import OWED_FILE
-from tests.journeys import crash
+from tests.journeys import crash, preloaded
 from tests.journeys.credentials import Entry, bearer, written
 from tests.journeys.raw import DEADLINE_S, channel_to
 from tests.journeys.test_models_cli import Shell
@@ -40,7 +39,8 @@ def values(seed: int) -> np.ndarray:
 def files(data: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(data.rglob("*")):
         if path.is_file():
-            yield str(path.relative_to(data)), path.read_bytes()
+            with contextlib.suppress(FileNotFoundError):  # the server has removed it meanwhile
+                yield str(path.relative_to(data)), path.read_bytes()
 
 
 def found(data: Path, x: np.ndarray, id: str = CUSTOMER) -> set[str]:
@@ -72,10 +72,7 @@ async def until_everywhere(data: Path, x: np.ndarray) -> None:
 
 
 async def backup_of(child: ServerChild, folder: Path, name: str) -> bytes:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service.cli", "backup", "--data", str(child.data), "--out", str(folder / name)),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    process = await preloaded.command("backup", "--data", child.data, "--out", folder / name, merged=True)
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
     return (folder / name).read_bytes()

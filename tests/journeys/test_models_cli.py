@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import onnxruntime
 import pytest
 
 import freshet
+from tests.journeys import preloaded
 from tests.journeys.crash import walk, within
 
 
@@ -25,14 +24,7 @@ class Shell:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """The command under way. It inherits no terminal."""
-        pipe = asyncio.subprocess.PIPE
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests run in the background, whose children inherit it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service.cli", self._group, *arguments, "--url", self._url,
-            stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )  # fmt: skip
+        return await preloaded.command(self._group, *arguments, "--url", self._url, folder=self._folder)
 
     async def __call__(self, *arguments: str, code: int = 0) -> str:
         """What it prints; with another exit code than 0, what it says on standard error: one line."""

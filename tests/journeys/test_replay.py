@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-import sys
 from pathlib import Path
 
 import numpy as np
 
 import freshet
-from tests.journeys import crash
+from tests.journeys import crash, preloaded
 from tests.journeys.crash import SMALL, kill_trainer, walk, within
 from tests.service.one_process import world
 
@@ -20,10 +19,7 @@ KEPT = {"snapshot_s": 3600}  # no version is pruned, and no segment dropped
 
 async def replay(*arguments: object) -> tuple[int, str]:
     """The command's exit code, and all that it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service.cli", "replay", *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    process = await preloaded.command("replay", *arguments, merged=True)
     output, _ = await asyncio.wait_for(process.communicate(), crash.DEADLINE_S)
     return process.returncode or 0, output.decode()
 
@@ -36,13 +32,13 @@ async def lived(folder: Path) -> list[Path]:
         async with client.stream("flow", "pump") as stream:
             for n, row in enumerate(walk(300, 1), 1):
                 await within(stream.step(row))
-                if n % 60 == 0:
+                if n % 100 == 0:
                     await within(stream.wait_judged(n))
                     copies.append(copy_of(server.data / "trainer.db", folder / f"{n}.db"))
                     kill_trainer(server)
                 if n == 150:
                     await client.rollback("flow", 1)
-                if n == 200:
+                if n == 230:
                     server.kill()
                     await server.wait()
                     await server.start()
