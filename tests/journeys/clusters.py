@@ -36,14 +36,11 @@ async def cluster(
         for n, address in enumerate(addresses(nodes))
     ]  # fmt: skip
     try:
-        for child in children:
-            await child.start()
+        await asyncio.gather(*(child.start() for child in children))
         await until(children[0].grpc, lambda found: shared_out(found, nodes))
         yield children
     finally:
-        for child in children:
-            if child.running:
-                await child.stop()
+        await asyncio.gather(*(child.stop() for child in children if child.running))
 
 
 def addresses(nodes: int) -> list[str]:

@@ -53,6 +53,8 @@ ACTS = {
 NAMES_NONE = {"/api/v1", "/api/v1/", "/api/v1/models", "/api/v1/service"}
 
 
+TICKS_AT_ONCE = 500  # of one stream: much for a viewer between two looks
+
 CROSS_SITE: tuple[dict[str, str], ...] = (
     {"content_type": "text/plain"}, {"content_type": "application/x-www-form-urlencoded"}, {"content_type": ""},
     {"origin": "http://attacker.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"},
@@ -554,22 +556,24 @@ async def test_a_viewer_that_stops_reading_is_cut_and_the_others_go_on(tmp_path)
         tmp_path / "data", tmp_path / "log",
         settings=QUICK | {"access": house.access, "audit": house.audit, "write_s": 0.5},
     )  # fmt: skip
-    wide = [f"a fairly long name of channel {n}" for n in range(512)]
-    async with house.child, house.client() as client:
-        await client.create_model("wide", channels=wide, targets=wide[:1], hidden=64)
-        async with client.stream("wide", "pump") as ticked:
-            await ticked.step([0.0] * len(wide))
-        deaf = EventStream(house.child.http, "model=wide", "a-predict", limit=1024)
-        async with EventStream(house.child.http, "model=wide", "a-predict") as other, deaf:
+    streams = [f"pump-{n}" for n in range(8)]
+    values = np.random.default_rng(0).random((len(streams) * TICKS_AT_ONCE, 1))
+    everything = "&".join(["model=flow", *(f"stream={stream}" for stream in streams)])
+    async with house.child, house.client() as client, asyncio.timeout(DEADLINE_S):
+        await client.create_model("flow", channels=["x"], hidden=4, learn=False)
+        async with client.mux("flow") as mux:  # a stream must be known before it is watched
+            await mux.step(streams, np.zeros((len(streams), 1)))
+        deaf = EventStream(house.child.http, everything, "a-predict", limit=1024)
+        watching = EventStream(house.child.http, "model=flow", "a-predict")
+        async with client.mux("flow") as mux, watching as other, deaf:
             deaf.deafen()
             before = await house.memory()
-            async with asyncio.timeout(DEADLINE_S), client.stream("wide", "pump") as ticked:
-                while not (await scrape(house.child.http, "root")).total("freshet_calls_cut_total"):
-                    await ticked.step([1.0] * len(wide))
-                    assert await other.next() is not None
-                assert await house.memory() < before + (64 << 20)
-                await ticked.step([2.0] * len(wide))
+            while not (await scrape(house.child.http, "root")).total("freshet_calls_cut_total"):
+                await mux.step(streams * TICKS_AT_ONCE, values)
                 assert await other.next() is not None
+            assert await house.memory() < before + (64 << 20)
+            await mux.step(streams, np.ones((len(streams), 1)))
+            assert await other.next() is not None
 
 
 async def test_a_reply_that_would_be_too_large_is_refused_and_a_list_is_shortened(tmp_path):

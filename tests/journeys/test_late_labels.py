@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.journeys.scraped import scrape
 from tests.journeys.test_labels import outcomes
 
-TICKS, SCORED = 4000, 1000
+TICKS, SCORED = 2200, 600
 MODEL: dict[str, Any] = {
     "channels": ["a", "b"], "task": "regress", "targets": ["q"], "hidden": 16, "learning_rate": 1e-2,
     "scaler": "standard", "label_horizon": 600,

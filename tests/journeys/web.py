@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -77,15 +78,19 @@ async def act(
 class EventStream:
     """One event stream: `async with` opens it and closes it. status, headers: of the reply."""
 
-    def __init__(self, address: str, query: str, token: str | None = None, **connection: Any) -> None:
-        """query: of /api/v1/watch. connection: for asyncio.open_connection."""
-        self._address, self._token, self._connection = address, token, connection
+    def __init__(self, address: str, query: str, token: str | None = None, limit: int = 1 << 16) -> None:
+        """query: of /api/v1/watch. limit: bytes that are received and not read yet, about, here and in the kernel."""
+        self._address, self._token, self._limit = address, token, limit
         self._line = f"GET /api/v1/watch?{query} HTTP/1.1\r\n"
         self._rest = b""
 
     async def __aenter__(self) -> Self:
         host, _, port = self._address.rpartition(":")
-        self.reader, self.writer = await within(asyncio.open_connection(host, int(port), **self._connection))
+        own = socket.socket()
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._limit)
+        own.setblocking(False)
+        await within(asyncio.get_running_loop().sock_connect(own, (host, int(port))))
+        self.reader, self.writer = await within(asyncio.open_connection(sock=own, limit=self._limit))
         token = f"Authorization: Bearer {self._token}\r\n" if self._token else ""
         self.writer.write(f"{self._line}Host: {self._address}\r\n{token}\r\n".encode())
         head = (await within(self.reader.readuntil(b"\r\n\r\n"))).decode().split("\r\n")
