@@ -6,10 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import dev
 from tests.conftest import ROOT
@@ -49,9 +50,20 @@ def own_network() -> tuple[str, ...]:
     return OWN_NETWORK if allowed else ()
 
 
-def follow(page: Path, tree: Path, options: Sequence[str] = (), limit_s: float = 600.0) -> tuple[int, str]:
-    """Follow a page in a checkout: exit code, and all that was printed. What it started is ended with it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRESHET_")}
+def follow(
+    page: Path,
+    tree: Path,
+    options: Sequence[str] = (),
+    limit_s: float = 600.0,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[int, str]:
+    """Follow a page in a checkout: exit code, and all that was printed. What it started is ended with it.
+
+    settings: variables of servers that the page starts, for what would only take longer otherwise.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRESHET_")} | dict(
+        settings
+    )
     environment |= {
         "PATH": f"{tree / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "client"))),

@@ -19,8 +19,16 @@ from tests.docs.markdown import anchors, blocks, links, name, pages, prose
 from tests.docs.session import OUTPUTS, PICTURES, shows
 
 LANGUAGES = {"sh", "python", "toml", "js", "cpp", *OUTPUTS, *PICTURES}
-# Followed by --all.
-SLOW = {f"docs/{page}.md" for page in ("access", "erasure", "learning", "onnx", "operations", "quickstart")}
+# Followed by --all. Without it, what they say is tested in smaller form: examples/ is run, journeys/test_nodes.py and
+# test_oip.py are clients of a cluster and of the Open Inference Protocol.
+SLOW = {
+    f"docs/{page}.md"
+    for page in (
+        "access", "application", "cluster", "erasure", "learning", "oip", "onnx", "operations", "quickstart",
+    )
+}  # fmt: skip
+# The page waits until a node's note has grown old, for which three heartbeats must be missed.
+QUICK = {"docs/cluster.md": {"FRESHET_HEARTBEAT_S": "0.5"}}
 MOST_LEFT_OUT = 12
 
 
@@ -29,7 +37,7 @@ def follow(page: Path, folder: Path, *options: str) -> tuple[int, str]:
         if not checkout.own_network():  # pages share the ports that they name: one at a time
             lock = turn.enter_context(open(Path(tempfile.gettempdir()) / "freshet-docs.lock", "w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        return checkout.follow(page, checkout.make(folder), options)
+        return checkout.follow(page, checkout.make(folder), options, settings=QUICK.get(name(page), {}))
 
 
 def followed() -> list[Path]:
@@ -205,7 +213,7 @@ def test_nothing_that_a_page_started_outlives_it(tmp_path):
     assert code == 1
     with contextlib.suppress(ProcessLookupError):  # gone already
         process = os.pidfd_open(int((tree / "pid").read_text()))
-        assert select.select([process], [], [], 20.0)[0], "it lives on"
+        assert select.select([process], [], [], 60.0)[0], "it lives on"
 
 
 def test_an_output_is_compared_but_for_its_numbers():

@@ -96,6 +96,8 @@ async def test_the_demo_ends_with_what_a_newcomer_wants_to_see(tmp_path):
     assert "drift" not in report
 
 
+# Its parts without the long tests: tests/service/test_demo_parts.py, and that a drift is noticed: test_drift.py there.
+@pytest.mark.long
 async def test_many_streams_change_half_way_and_the_model_learns_again(tmp_path):
     arguments = ("--streams", 24, "--rows", 336, "--inject-drift", "--pace", 0, "--json", tmp_path / "out.json")
     async with demo(*arguments) as process:
@@ -122,10 +124,10 @@ async def test_the_demo_refuses_a_wish_that_it_cannot_fulfil_before_a_server_sta
     assert not stdout
 
 
+# Without the long tests, streams resume through kills of both in test_server_crash.py and test_trainer_crash.py.
 @needs_proc
-@pytest.mark.parametrize(
-    "victim", [server_of, pytest.param(trainer_of, marks=pytest.mark.long)], ids=["the server", "the trainer"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [server_of, trainer_of], ids=["the server", "the trainer"])
 async def test_the_demo_survives_a_kill_half_way(tmp_path, victim: Callable[[int], int]):
     async with demo("--rows", ROWS, "--json", tmp_path / "out.json") as process:
         await told(process.stderr, f"streaming: row {ROWS // 2} ")

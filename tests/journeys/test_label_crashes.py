@@ -237,7 +237,7 @@ async def within_minutes(awaitable: Any) -> Any:
     return await asyncio.wait_for(awaitable, GIVE_UP_S)
 
 
-@pytest.mark.parametrize("acknowledge", ["durable", "learned"])
+@pytest.mark.parametrize("acknowledge", ["durable", pytest.param("learned", marks=pytest.mark.long)])
 async def test_labels_and_windows_are_learned_once_through_kills_of_server_and_trainer(tmp_path, acknowledge):
     await journey(tmp_path, kills=4, ticks=600, windows=200, seed=0, acknowledge=acknowledge)
 

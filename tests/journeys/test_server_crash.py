@@ -118,9 +118,8 @@ async def test_streams_resume_through_six_kills_of_the_server_and_are_answered_w
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(1, 3))  # `dev.py torture` kills a thousand times
-async def test_streams_resume_through_twenty_kills_of_the_server(tmp_path, seed):
-    await journey(tmp_path, kills=20, ticks=2000, seed=seed)
+async def test_streams_resume_through_twenty_kills_of_the_server(tmp_path):
+    await journey(tmp_path, kills=20, ticks=2000, seed=1)  # `dev.py torture` kills a thousand times
 
 
 async def test_an_idle_stream_and_a_model_made_just_before_a_kill_are_still_there(tmp_path):

@@ -116,9 +116,8 @@ async def test_a_trainer_that_forgets_its_optimizer_when_it_restarts_would_be_no
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(1, 3))  # `dev.py torture` kills a thousand times
-async def test_a_trainer_killed_at_fifty_random_moments(tmp_path, seed):
-    await journey(tmp_path, times=50, seed=seed)
+async def test_a_trainer_killed_at_fifty_random_moments(tmp_path):
+    await journey(tmp_path, times=50, seed=1)  # `dev.py torture` kills a thousand times
 
 
 async def test_a_client_that_waits_for_verdicts_goes_on_after_the_trainer_is_killed(tmp_path):
@@ -154,13 +153,13 @@ async def test_a_trainer_that_is_stopped_holds_nobody_up_and_nothing_is_lost_whe
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)
             async with client.stream("flow", "pump") as stream:
-                stopped = await ticks_past_a_stopped_trainer(server, stream, 1200)
+                stopped = await ticks_past_a_stopped_trainer(server, stream, 600)
                 await within(stream.durable())
                 assert trainer_of(server) == stopped
                 kill_trainer(server)
-                await within(stream.wait_judged(1200))
+                await within(stream.wait_judged(600))
         files = replay.Files.of(server.data)
-    await check_weights(tmp_path / "data", files, 1200)
+    await check_weights(tmp_path / "data", files, 600)
 
 
 @pytest.mark.long
@@ -175,7 +174,7 @@ async def test_a_trainer_that_stays_stopped_is_killed_after_a_while_and_nothing_
                 stopped = await ticks_past_a_stopped_trainer(server, stream, 400)
                 if not watched:
                     with pytest.raises(TimeoutError):
-                        await asyncio.wait_for(stream.wait_judged(400), 15)
+                        await asyncio.wait_for(stream.wait_judged(400), 8)
                     assert trainer_of(server) == stopped
                     kill_trainer(server)
                 await within(stream.wait_judged(400))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import freshet
 from freshet import EventKind, ModelEvent
@@ -171,6 +172,7 @@ async def in_one_process(folder: Path, ticks: int) -> tuple[float, set[str]]:
     return seen.against_persistence(), verdicts
 
 
+@pytest.mark.long  # the gate itself: the two journeys above
 async def test_the_gate_is_what_keeps_the_forecasts_good(tmp_path, monkeypatch):
     ratio, verdicts = await in_one_process(tmp_path / "gate", 600)
     assert ratio < MUCH_WORSE
