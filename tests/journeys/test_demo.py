@@ -6,7 +6,6 @@ import math
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Any
 
 import pytest
 
+from tests.journeys import preloaded
+
 ROWS = 600
 
 
 @asynccontextmanager
 async def demo(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
     """A running demo; stopped in order at the end if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service.cli", "demo", *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )  # fmt: skip
+    process = await preloaded.command("demo", *arguments)
     try:
         yield process
     finally:
