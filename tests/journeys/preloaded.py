@@ -194,7 +194,7 @@ def import_most() -> None:
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module.name)
     del sys.modules["onnxruntime"]
-    spawned.STOP_S = 240.0  # for a trainer to save: no test asserts how long a busy machine takes
+    spawned.STOP_S = 60.0  # for a trainer to save: no test asserts how long a busy machine takes
 
 
 def main() -> None:
