@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import runpy
 import subprocess
@@ -111,10 +112,12 @@ def test_pytest_reports_a_collection_error_that_names_the_entry(tmp_path: Path) 
     plugin += "OPTIMIZERS['bogus'] = OPTIMIZERS['adam']\nCHOICES['optimizer'] += ('bogus',)\n"
     (tmp_path / "bogus_plugin.py").write_text(plugin)
     path = [str(tmp_path), *sys.path]
+    # Options of the run that this test belongs to, such as a file for its results, are not for the other one.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {path}; import pytest; sys.exit(pytest.main(sys.argv[1:]))",
          "-p", "bogus_plugin", "-p", "no:cacheprovider", "--collect-only", "-q", str(FOLDER / "test_optimizers.py")],
-        cwd=FOLDER.parents[1], capture_output=True, text=True, check=False, timeout=60,
+        cwd=FOLDER.parents[1], capture_output=True, text=True, check=False, timeout=240, env=alone,
     )  # fmt: skip
     assert run.returncode == pytest.ExitCode.INTERRUPTED, run.stdout
     assert "bogus: registered without plain_form" in run.stdout
