@@ -23,7 +23,7 @@ from tests.cluster.shard_world import NODE
 @contextlib.asynccontextmanager
 async def shards_of_a_node(store: Store, folder: Path) -> AsyncIterator[Shards]:
     config = ServeConfig(data=folder, store=store.url)
-    shared, peers = Shared(config), Peers(config)
+    shared, peers = Shared(config, clock=lambda: 0.0), Peers(config)
     assert shared.metrics.cluster is not None
     made = Shards(shared, store, peers, Health(), shared.metrics.cluster, NODE, 16)
     try:
