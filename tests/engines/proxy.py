@@ -121,6 +121,7 @@ class Proxy:
                 if connection.cut:
                     break
                 if data.startswith(b"PUT "):
+                    data = _with_head(connection.client, data)
                     connection.put = True
                     if b"/journal/" in data.partition(b"\r\n")[0] and next(self._swallowed):
                         self._confirm(connection.client, data)
@@ -172,6 +173,13 @@ class _Connection:
 
     def __init__(self, client: socket.socket, there: socket.socket) -> None:
         self.client, self.there, self.put, self.cut = client, there, False, False
+
+
+def _with_head(client: socket.socket, data: bytes) -> bytes:
+    """Return what a client has sent, with at least the head of its request: it may come in pieces."""
+    while b"\r\n\r\n" not in data and (more := client.recv(1 << 16)):
+        data += more
+    return data
 
 
 def _reset(sock: socket.socket) -> None:
