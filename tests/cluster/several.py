@@ -18,8 +18,10 @@ from service.cluster.store.patience import repeat
 from service.cluster.store.seam import Store
 from service.common.names import ModelKey
 from service.journal.records import SHARD, Chunk, Claim, ModelCreate, StreamOpened, Ticks, decode_chunk
-from service.programs.backtest.child import ServerChild, free_port
+from service.programs.backtest.child import ServerChild
+from tests.journeys import clusters
 from tests.journeys.crash import BUSY, DEADLINE_S, Ledger
+from tests.ports import free_port
 
 T = TypeVar("T")
 
@@ -34,12 +36,14 @@ class Several:
         """urls: of the store, by node; url: the test's own way to it, by default that of the first node."""
         self._folder = folder
         self.url = url or urls[0]
+        wanted = {**BUSY, **QUICK, **settings}
+        listen = clusters.addresses(len(urls), int(str(wanted["shards"])))
         self.nodes = [
             ServerChild(
-                folder / f"node-{n}", folder / f"log-{n}", listen=f"127.0.0.1:{free_port()}",
-                http=f"127.0.0.1:{free_port()}", settings={**BUSY, **QUICK, **settings, "store": url},
+                folder / f"node-{n}", folder / f"log-{n}", listen=address, http=f"127.0.0.1:{free_port()}",
+                settings={**wanted, "store": url},
             )
-            for n, url in enumerate(urls)
+            for n, (url, address) in enumerate(zip(urls, listen, strict=True))
         ]  # fmt: skip
 
     @property
@@ -51,6 +55,10 @@ class Several:
     def addresses(self) -> list[str]:
         """The addresses of the nodes that have been started."""
         return [node.grpc for node in self.nodes if node.grpc]
+
+    async def settle(self) -> None:
+        """Wait until each shard is where it stays: the first node has claimed all, before the others came."""
+        await clusters.until(self.nodes[0].grpc, lambda found: clusters.shared_out(found, len(self.nodes)))
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
@@ -164,7 +172,7 @@ async def several(
         yield made
         for node in made.nodes:
             if node.running:
-                assert await node.stop() == 0, node.last_words()
+                assert await node.stop(DEADLINE_S) == 0, node.last_words()
     finally:
         for node in made.nodes:
             if node.running:

@@ -32,7 +32,7 @@ async def stream(client: freshet.Client, model: str, ledger: Ledger, moved: asyn
 
 async def answers(ledgers: list[Ledger], moved: asyncio.Event, wanted: int) -> None:
     """Wait until the ledgers have this many answers together."""
-    async with asyncio.timeout(crash.DEADLINE_S):
+    async with asyncio.timeout(3 * crash.DEADLINE_S):
         while sum(len(ledger.answers) for ledger in ledgers) < wanted:
             moved.clear()
             await moved.wait()
@@ -111,7 +111,7 @@ async def test_a_node_that_drains_hands_its_shards_over_and_one_that_joins_takes
     async with several(tmp_path) as cluster:
 
         async def lose(node):
-            assert await node.stop() == 0, node.last_words()
+            assert await node.stop(crash.DEADLINE_S) == 0, node.last_words()
             await node.start()
 
         ledgers = await lost_owner_journey(cluster, lose)
@@ -128,7 +128,7 @@ async def test_the_node_that_takes_a_shard_over_has_little_to_replay(tmp_path):
         await client.create_model("flow", **SMALL)
         await stream(client, "flow", ledger, moved)
         left = cluster.node_at(cluster.owner("flow").address)
-        assert await left.stop() == 0, left.last_words()
+        assert await left.stop(crash.DEADLINE_S) == 0, left.last_words()
         await client.get_model("flow")
         heir = cluster.node_at(cluster.owner("flow").address)
         text = (tmp_path / f"log-{cluster.nodes.index(heir)}").read_text()
@@ -139,6 +139,7 @@ async def test_the_node_that_takes_a_shard_over_has_little_to_replay(tmp_path):
 async def test_any_node_lists_the_models_of_all_with_shard_owner_and_epoch(tmp_path):
     names = ["flow", "level", "power", "rain"]
     async with several(tmp_path, count=2) as cluster:
+        await cluster.settle()  # lists and the store are asked one after the other
         async with freshet.connect(cluster.addresses) as client:
             for name in names:
                 await client.create_model(name, **SMALL)

@@ -15,9 +15,10 @@ import grpc
 import pytest
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from service.programs.backtest.child import ServerChild, free_port
+from service.programs.backtest.child import ServerChild
 from tests.conftest import ROOT
 from tests.journeys.raw import channel_to, within
+from tests.ports import free_port
 
 PROGRAM = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 CONFIG = (ROOT / "deploy" / "cluster" / "nginx.conf").read_text()

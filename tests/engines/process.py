@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from service.programs.backtest.child import free_port
+from tests.ports import free_port
 
 START_S = 90.0  # longest wait for an engine, on a machine with other work
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 import freshet
 from service.common.gate import GateSettings
-from service.programs.backtest.child import ServerChild, free_port
+from service.programs.backtest.child import ServerChild
+from tests.ports import free_port
 
 Array = NDArray[np.float32]
 DEADLINE_S = 60.0  # for anything that must come; on a loaded machine a process takes seconds to start

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from service.programs.backtest.child import free_port
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 DEADLINE_S = 240.0  # for a Prometheus that scrapes twice a second, beside other work
 PAUSE_S = 0.05  # between two questions

@@ -20,13 +20,14 @@ import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc
 from freshet.v1 import streams_pb2 as pb
 from service.console.failures import ServerFailed
-from service.programs.backtest.child import ServerChild, free_port
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream, channel_to
 from tests.journeys.raw_mux import RawMux
 from tests.journeys.scraped import get, scrape
 from tests.journeys.test_training import window
 from tests.oracles.unbroken import Unbroken
+from tests.ports import free_port
 
 SERVING_ONLY: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
 ROWS = np.cumsum(np.random.default_rng(5).standard_normal((60, 2)), axis=0).astype(np.float32)

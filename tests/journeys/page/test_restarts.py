@@ -6,9 +6,10 @@ import numpy as np
 from playwright.async_api import expect
 
 import freshet
-from service.programs.backtest.child import ServerChild, free_port
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.page.living import Living
+from tests.ports import free_port
 
 STREAMS = 10_000
 PACKED = 1_000
