@@ -22,6 +22,7 @@ IN_FLIGHT = 16
 LEAD = 24  # ticks that a stream may be ahead of the stream that waits for verdicts
 BURST = 8  # ticks between two rounds of labels
 WINDOW = 8  # ticks
+ENOUGH = 80  # acknowledged for each fault, so that there is something to compare
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Told:
     durable: int = 0  # the highest seq reported as durable
     # Ticks that a killed server may have answered whose records did not survive: sent again.
     redone: set[int] = field(default_factory=set)
+    void: int = 0  # answers of `redone` that had come before the kill
 
     def note(self, seq: int, version: int, y: Array) -> None:
         assert seq == len(self.answers) + 1, f"{self.stream}: answer {seq} after {len(self.answers)}"
@@ -42,6 +44,7 @@ class Told:
 
     def killed(self, kept: int) -> None:
         """Note that the server was killed and that the surviving journal holds ticks up to `kept`."""
+        self.void += max(0, len(self.answers) - kept)
         self.redone |= set(range(kept + 1, max(kept, len(self.answers)) + IN_FLIGHT + 1))
 
 
@@ -89,6 +92,17 @@ class Load:
         wanted = {told.stream: len(told.answers) + answers for told in self.told}
         while any(len(told.answers) < wanted[told.stream] for told in self.told):
             await self.next_answer()
+
+    async def until_enough(self, faults: int, most_void: float = 1.0) -> None:
+        """Wait until ENOUGH is acknowledged for each fault, and at most half of `most_void` of all answers are void.
+
+        A slow disk or a busy machine may have left only a few between two kills, most of them not durable.
+        """
+        while self.acknowledged < ENOUGH * faults or self._void() > most_void / 2:
+            await self.next_answer()
+
+    def _void(self) -> float:
+        return sum(told.void for told in self.told) / max(1, sum(len(told.answers) for told in self.told))
 
     async def next_answer(self) -> None:
         """Wait until any stream has one more answer, or all are stopped. Every waiter may clear the event."""
