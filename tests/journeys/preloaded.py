@@ -1,8 +1,8 @@
 """Servers and commands forked from a process that has already imported their modules, which takes a second of a core.
 
 A forked server is a process like any other: it runs `service.cli` with `serve`, its own arguments, environment, pipes
-and session; a command likewise. One that must run other code first (`crash.mutate`), or whose lines are counted, is
-started as `python -m service.cli`.
+and session; a command likewise. What must run other code first (`crash.mutate`) starts as `python -m service.cli`, except
+a server whose code may run once everything is imported; so does what has its lines counted.
 
 `spawn` and `command` alone run this module: `python -m tests.journeys.preloaded FD`, FD a listening Unix socket.
 """
@@ -40,6 +40,7 @@ from tests.journeys.forked import Connection, Forked
 
 REQUEST_BYTES = 1 << 20
 MEASURED = "COVERAGE_PROCESS_CONFIG"  # set while coverage counts lines in each process
+LATE = "# may run after the imports\n"  # how a sitecustomize begins that a fork may run
 
 start_as_command = child.spawn
 
@@ -56,10 +57,13 @@ ORDINARY = sitecustomize()
 
 async def spawn(flags: Sequence[str], log: BinaryIO) -> asyncio.subprocess.Process:
     """Start a server; replaces `child.spawn`."""
-    if sitecustomize() != ORDINARY or MEASURED in os.environ:
+    first = sitecustomize()
+    first = None if first == ORDINARY else first
+    if MEASURED in os.environ or (first and not Path(first).read_text().startswith(LATE)):
         return await start_as_command(flags, log)
     (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
-    pid, status = await fork(["serve", "--with-parent", *flags], (read_in, write_out, log.fileno()), os.getcwd(), {})
+    words = ["serve", "--with-parent", *flags]
+    pid, status = await fork(words, (read_in, write_out, log.fileno()), os.getcwd(), {}, first)
     os.close(read_in)
     os.close(write_out)
     forked = Forked(pid, status, os.fdopen(write_in, "wb", buffering=0), await reader_of(read_out))
@@ -88,9 +92,16 @@ async def command(
 
 
 async def fork(
-    arguments: Sequence[str], fds: Sequence[int], folder: str, variables: Mapping[str, str]
+    arguments: Sequence[str],
+    fds: Sequence[int],
+    folder: str,
+    variables: Mapping[str, str],
+    first: str | None = None,
 ) -> tuple[int, Connection]:
-    """Fork a process with these standard files; return its id and the connection that reports its end."""
+    """Fork a process with these standard files; return its id and the connection that reports its end.
+
+    first: a file of Python that it runs before anything else.
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(preloaded().address)
     request = {
@@ -98,6 +109,7 @@ async def fork(
         "environment": {**environment(), **variables},
         "umask": umask(),
         "folder": folder,
+        "first": first,
     }
     socket.send_fds(connection, [json.dumps(request).encode()], fds)
     connection.setblocking(False)
@@ -207,6 +219,9 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["freshet", *request["arguments"]]
+    sys.orig_argv = [sys.executable, "-m", "service.cli", *sys.argv[1:]]
+    if request["first"]:
+        runpy.run_path(request["first"], run_name="sitecustomize")
     runpy.run_module("service.cli", run_name="__main__", alter_sys=True)
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.journeys.preloaded import LATE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # By seam: the maximum number of passes before the one that kills. The seams of a commit are passed 50 times a second.
@@ -49,7 +51,9 @@ class Failpoints:
     def code(self) -> str:
         """Return the code that a process must run to have the failpoints."""
         paths = [str(ROOT), str(ROOT / "client")]
-        return f"import sys\nsys.path += {paths}\nfrom tests.torture.inside import arm\narm({str(self._folder)!r})\n"
+        return (
+            f"{LATE}import sys\nsys.path += {paths}\nfrom tests.torture.inside import arm\narm({str(self._folder)!r})\n"
+        )
 
     def plan(self, seam: str, number: int) -> None:
         """Plan the death of the process that passes the seam for the `number`-th time from now on."""

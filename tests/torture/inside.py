@@ -61,7 +61,10 @@ class Seams:
     def around(
         self, owner: Any, name: str, before: str = "", after: str = "", when: Callable[..., bool] = always
     ) -> None:
-        """Wrap a function of a class or module with seams; `when` decides by its arguments whether a call counts."""
+        """Wrap a function of a class or module with seams; `when` decides by its arguments whether a call counts.
+
+        A process that was forked has imported everything, also functions by their names.
+        """
         inner = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -73,6 +76,9 @@ class Seams:
                 self.at(after)
             return result
 
+        for module in [module for at, module in sys.modules.items() if at.startswith("service.")]:
+            for own in [own for own, value in vars(module).items() if value is inner]:
+                setattr(module, own, wrapped)
         setattr(owner, name, wrapped)
 
 
