@@ -13,14 +13,16 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import freshet
 from service.programs.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
+from tests.journeys.crash import trainer_of
 from tests.oracles import replay
 from tests.torture import verify
 from tests.torture.failpoints import injected
@@ -31,6 +33,7 @@ IMAGE_BYTES = 64 << 20
 NO_FSYNC = "import os\nos.fdatasync = lambda fd: None\n"
 MUTANT = "no fsync"
 FEW_CUTS = 5
+MOST_CUTS = 100  # of the mutant, which usually loses something in the first one
 
 
 def why_not() -> str:
@@ -55,12 +58,26 @@ def mounted(image: Path, at: Path) -> Iterator[Path]:
         at.rmdir()
 
 
-def cut(part: Part, image: Path, folder: Path, load: Load) -> dict[str, int]:
+@contextlib.contextmanager
+def paused(pids: Sequence[int]) -> Iterator[None]:
+    """Let processes write nothing inside."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def cut(part: Part, image: Path, folder: Path, load: Load, pids: Sequence[int]) -> dict[str, int]:
     """Cut once: copies what is left to folder/left. Returns the acknowledged durable ticks by stream.
 
-    Nothing awaits here, so the ledgers do not change during the copy.
+    Nothing awaits here, so the ledgers do not change during the copy, and the server and its trainer (pids) pause: a
+    disk after a cut is of one moment, and a copy that takes longer would hold blocks of different moments.
     """
-    shutil.copyfile(image, folder / "cut.img")
+    with paused(pids):
+        shutil.copyfile(image, folder / "cut.img")
     part.rounds += 1
     part.acknowledged += load.acknowledged
     with mounted(folder / "cut.img", folder / "cut") as left:
@@ -96,9 +113,11 @@ async def start_from(part: Part, left: Path, durable: dict[str, int], streams: l
     part.hits_of["a server started from what was left"] += 1
 
 
-async def cuts(folder: Path, times: int, seed: int, code: str = "", start_each: int = 0) -> Part:
+async def cuts(
+    folder: Path, times: int, seed: int, code: str = "", start_each: int = 0, until_lost: bool = False
+) -> Part:
     """Cut `times` times under load at random moments, of a server that runs `code` first. Start a server after every
-    `start_each`-th cut; 0: after none."""
+    `start_each`-th cut; 0: after none. until_lost: end after the first cut that lost something."""
     rng, part, image = random.Random(seed), Part(), folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
@@ -112,10 +131,13 @@ async def cuts(folder: Path, times: int, seed: int, code: str = "", start_each: 
                     await load.until_all_moved(2)
                     for _ in range(rng.randint(1, 100)):
                         await load.next_answer()
-                durable = cut(part, image, folder, load)
+                pids = [pid for pid in (server.pid, trainer_of(server)) if pid]
+                durable = cut(part, image, folder, load, pids)
                 if start_each and n % start_each == 0:
                     await start_from(part, folder / "left", durable, load.told)
                 shutil.rmtree(folder / "left")
+                if until_lost and part.lost:
+                    break
             load.stop()
             await asyncio.wait_for(running, 2 * crash.DEADLINE_S)
     part.summary = f"{part.hits} power cuts, {part.acknowledged} acknowledged before them, {part.lost} lost"
@@ -127,7 +149,7 @@ async def both(folder: Path, times: int, start_each: int = 1) -> Part:
     for name in ("sound", "mutant"):
         (folder / name).mkdir()
     part = await cuts(folder / "sound", times, seed=0, start_each=start_each)
-    mutant = await cuts(folder / "mutant", FEW_CUTS, seed=1, code=NO_FSYNC)
+    mutant = await cuts(folder / "mutant", MOST_CUTS, seed=1, code=NO_FSYNC, until_lost=True)
     (part.mutants_caught if mutant.lost else part.mutants_survived).append(MUTANT)
     part.numbers["lost by the mutant"] = mutant.lost
     part.summary += f"; without fsync {mutant.lost} of {mutant.acknowledged} in {mutant.hits} cuts"

@@ -8,7 +8,7 @@ from tests.torture import power
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(power.why_not()), reason=f"no power cuts: {power.why_not()}")
 async def test_a_power_cut_loses_acknowledged_data_only_without_fsync(tmp_path):
     part = await power.both(tmp_path, power.FEW_CUTS)
