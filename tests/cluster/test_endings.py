@@ -19,7 +19,10 @@ from tests.cluster.test_shards import everything, journal_in, journal_of
 
 WRITES = ("append", "put", "delete", "trim")
 REFUSALS = (Unavailable, Exhausted, NoSpace, AssertionError)  # of a server whose store does not answer
-EVERY = [pytest.param(2, marks=pytest.mark.long), 24]  # of the writes, from the first one on
+EVERY = [
+    pytest.param(2, marks=(pytest.mark.long, pytest.mark.timeout(600))),
+    24,
+]  # of the writes, from the first one on
 
 
 async def a_life(live: ShardWorld) -> None:

@@ -47,17 +47,20 @@ async def test_faults_of_nodes_lose_nothing_and_change_no_answer_and_no_weight(t
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1700)
 async def test_no_fault_of_nodes_loses_anything(tmp_path):
     await provoked(tmp_path, "folder", cluster.plan("folder", 1, seed=1))
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", OF_ENGINES)
 async def test_faults_of_the_store_lose_nothing(tmp_path, engine):
     await provoked(tmp_path, engine, OF_ENGINES[engine])
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_an_engine_that_loses_one_write_in_many_is_refused_by_every_node(tmp_path):
     part = await cluster_losses.one_in_many_is_refused(tmp_path)
 

@@ -14,6 +14,7 @@ WORST = (
 )  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kills", [3, pytest.param(7, marks=pytest.mark.long)])
 async def test_kills_at_the_worst_moments_lose_nothing_and_cause_no_double_learning(tmp_path, kills):
     part = await kill.rounds(tmp_path, WORST[:kills], seed=1)
