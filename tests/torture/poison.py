@@ -21,6 +21,7 @@ from model.update import gradients
 from tests.torture.report import Part
 
 STREAMS = 20
+BRIEF = 400  # ticks, within which the harm without the guards shows
 ABSURD_SHARE = 0.3  # fraction of the ticks of stream 0
 HONEST = 100  # ticks before the first absurd one: the scale is known by then
 ABSURD = 1e6  # other values are about 1
@@ -60,8 +61,8 @@ def series(seed: int, ticks: int) -> NDArray[np.float32]:
     return x.astype(np.float32)
 
 
-def others_error(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC) -> float:
-    """Return the mean squared error of all streams but the first over all ticks, learned with or without the first."""
+def others_errors(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC) -> NDArray[np.float64]:
+    """Return the mean squared error of all streams but the first after each tick, learned with or without the first."""
     learning = Learner(spec)
     ids = np.arange(0 if poisoner else 1, STREAMS, dtype=np.uint32)
     state = np.zeros((len(ids), learning.network.state_size), np.float32)
@@ -73,29 +74,30 @@ def others_error(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC)
             errors.append(np.square(forecast[others, 0] - row[others]).mean(dtype=np.float64))
         forecast, state = learning.network.step(learning.weights, row[:, None], no_calendar, state)
         learning.ticks(ids, np.full(len(ids), seq, np.uint64), np.full(len(ids), np.nan), row[:, None])
-    return float(np.mean(errors))
+    return np.array(errors)
 
 
-def run(quick: bool) -> dict[str, Any]:
-    """Return the error of the others over that without the poisoner, worst seed: guarded, unguarded, without range."""
-    seeds, ticks = (1, 400) if quick else (3, 1000)
+def run(quick: bool, without_range: bool = False) -> dict[str, Any]:
+    """Return the error of the others over that without the poisoner, worst seed: guarded, unguarded, and, if asked,
+    without range, on which nothing is promised."""
+    seeds, ticks = (1, BRIEF) if quick else (3, 1000)
     ratios: dict[str, list[float]] = {"guarded": [], "without_range": [], "unguarded": []}
     unlimited = ModelSpec.from_mapping(SPEC.to_mapping() | {"label_range": []})
     for seed in range(seeds):
         x = series(seed, ticks)
-        alone = others_error(x, poisoner=False)
-        ratios["guarded"].append(others_error(x, poisoner=True) / alone)
-        if not quick:
-            ratios["without_range"].append(others_error(x, poisoner=True, spec=unlimited) / alone)
+        alone = others_errors(x, poisoner=False)
+        ratios["guarded"].append(others_errors(x, poisoner=True).mean() / alone.mean())
+        if without_range:
+            ratios["without_range"].append(others_errors(x, poisoner=True, spec=unlimited).mean() / alone.mean())
         with unguarded():
-            ratios["unguarded"].append(others_error(x, poisoner=True) / alone)
-    found: dict[str, Any] = {name: max(values) for name, values in ratios.items() if values}
-    return found | {"unguarded": min(ratios["unguarded"]), "seeds": seeds, "ticks": ticks}
+            ratios["unguarded"].append(others_errors(x[:BRIEF], poisoner=True).mean() / alone[: BRIEF - 1].mean())
+    found: dict[str, Any] = {name: float(max(values)) for name, values in ratios.items() if values}
+    return found | {"unguarded": float(min(ratios["unguarded"])), "seeds": seeds, "ticks": ticks}
 
 
 def part(folder: Path, quick: bool) -> Part:
     """Run as a part of the report."""
-    numbers = run(quick)
+    numbers = run(quick, without_range=not quick)
     contained, harmful = numbers["guarded"] <= CONTAINED, numbers["unguarded"] >= HARMFUL
     caught = {True: ["no guards against poison"], False: []}
     summary = f"others' error {numbers['guarded']:.3f}× with the guards, {numbers['unguarded']:.1f}× without"
