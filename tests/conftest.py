@@ -130,9 +130,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkStealing
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the longest tests first, so that the processes end at about the same time."""
     items.sort(key=order)
+    items[:] = dealt(items, getattr(config, "workerinput", {"workercount": 1})["workercount"])
+
+
+def dealt(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Deal the long tests, which come first, to the beginnings of the runs that the processes get.
+
+    In one run, they would be what is left at the end: by number, which is how tests are taken over, they are few.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    others, found = items[len(long) :], list[pytest.Item]()
+    for process in range(processes):
+        size = (len(items) - len(found)) // (processes - process)
+        found += long[process::processes]
+        rest = max(0, size - len(long[process::processes]))
+        found, others = found + others[:rest], others[rest:]
+    return found
 
 
 def order(item: pytest.Item) -> tuple[float, int]:
