@@ -37,13 +37,14 @@ WARM_UP = 1 / 3  # fraction of the time in which anything may grow
 MAY_GROW = {"rss": 8 * MiB, "descriptors": 4, "threads": 4}
 FLOW, LAB = "flow", "lab"
 HANDLES = 32  # streams of one Mux call
-POOL = 256  # streams that come and go
+POOL = 64  # streams that come and go
 # Caps that are reached during the warm-up, so that everything that they bound is at its bound when it ends.
 SETTINGS: dict[str, object] = {
     "segment_bytes": 256 << 10, "journal_keep_bytes": 1 << 20, "snapshot_s": 2.0, "keep_versions": 8,
     "checkpoint_chunks": 64, "max_resident": POOL, "idle_s": 1.0,
 }  # fmt: skip
 # A server that keeps half a kilobyte of every tick.
+KEPT_BYTES = 512
 LEAK = """
 import sys
 if "service.cli" in sys.orig_argv:
@@ -183,11 +184,11 @@ class Load:
             yield row
 
 
-async def sample(pids: Sequence[tuple[str, int]], seconds: float) -> dict[str, Samples]:
-    """Sample processes twice a second for `seconds`."""
+async def sample(pids: Sequence[tuple[str, int]], seconds: float, enough: Callable[[], bool]) -> dict[str, Samples]:
+    """Sample processes twice a second for `seconds`, and longer while it is not `enough`."""
     started, found = time.monotonic(), {name: Samples() for name, _ in pids}
     shown: list[float] = []
-    while (now := time.monotonic() - started) < seconds:
+    while (now := time.monotonic() - started) < seconds or not enough():
         if now // 60 > len(shown):
             shown.append(now)
             show(f"{len(shown)} minutes of {seconds / 60:.0f}")
@@ -198,15 +199,16 @@ async def sample(pids: Sequence[tuple[str, int]], seconds: float) -> dict[str, S
     return found
 
 
-async def soaked(folder: Path, seconds: float) -> Part:
-    """Run one server under load for `seconds`."""
+async def soaked(folder: Path, seconds: float, ticks: int = 0, models: int = 0) -> Part:
+    """Run one server under load for `seconds`, and longer where it has not answered so many ticks by then, or made and
+    deleted so many models."""
     part = Part(rounds=1)
     async with crash.a_server(folder, **SETTINGS) as server, freshet.connect(server.grpc) as client:
         load = Load(client, server.grpc)
         running = asyncio.create_task(load.run())
         try:
             pids = await _processes(server, running)
-            sampling = asyncio.create_task(sample(pids, seconds))
+            sampling = asyncio.create_task(sample(pids, seconds, lambda: load.ticks >= ticks and load.models >= models))
             await asyncio.wait((sampling, running), return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 sampling.cancel()

@@ -1,4 +1,4 @@
-"""The check of the soak, a soak of five minutes, and a leaking server that the same check must flag."""
+"""The check of the soak, a soak of some minutes, and a leaking server that the same check must flag."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ def test_slow_steady_growth_is_found_under_noise():
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
-async def test_five_minutes_of_steady_load_leak_nothing(tmp_path):
-    part = await soak.soaked(tmp_path, 300.0)
+@pytest.mark.timeout(1500)
+async def test_some_minutes_of_steady_load_leak_nothing(tmp_path):
+    part = await soak.soaked(tmp_path, 150.0, ticks=300_000, models=100)
 
     assert part.good, part.wrong
-    assert part.numbers["ticks"] > 100_000
-    assert part.numbers["models made and deleted"] > 50
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)
 async def test_a_server_that_keeps_a_little_of_every_tick_is_flagged(tmp_path):
     with injected(tmp_path / "inject", soak.LEAK):
-        part = await soak.soaked(tmp_path, 90.0)
+        part = await soak.soaked(tmp_path, 45.0, ticks=60_000)
 
     assert any(line.startswith("server: rss grew") for line in part.wrong), part.as_json()
+    # More than what any server takes while it warms up, which lasts longer than this soak.
+    kept = soak.KEPT_BYTES * part.numbers["ticks"] * (1 - soak.WARM_UP)
+    assert part.numbers["server: growth after the warm-up"]["rss"] > kept / 2
