@@ -43,6 +43,7 @@ class Postgres:
         make = [str(binaries / "initdb"), "-D", str(data), "-U", OWNER, "-A", "scram-sha-256", "--pwfile", str(secret)]
         self._make = Process([*make, "--no-sync", "--locale=C", "--encoding=UTF8"], folder / "initdb.log", user)
         here = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": "200"}
+        here["dynamic_shared_memory_type"] = "mmap"  # in its folder: a killed server leaves files in /dev/shm
         settings = [word for name, value in here.items() for word in ("-c", f"{name}={value}")]
         command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self.port), *settings]
         self._process = Process(command, folder / "log", user)
