@@ -85,6 +85,7 @@ async def test_streams_continue_when_their_owner_is_killed_and_answers_and_weigh
     check_weights(cluster)
 
 
+@pytest.mark.long  # in one process: test_what_a_former_owner_appends_after_a_claim_conflicts
 async def test_an_owner_that_was_paused_has_nothing_acknowledged_after_the_claim_of_the_next(tmp_path):
     async with several(tmp_path, count=2) as cluster:
 
@@ -107,6 +108,7 @@ async def test_an_owner_that_was_paused_has_nothing_acknowledged_after_the_claim
     check_weights(cluster)
 
 
+@pytest.mark.long  # without joining: test_the_node_that_takes_a_shard_over_has_little_to_replay
 async def test_a_node_that_drains_hands_its_shards_over_and_one_that_joins_takes_its_share(tmp_path):
     async with several(tmp_path) as cluster:
 

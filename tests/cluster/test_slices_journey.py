@@ -115,6 +115,7 @@ async def test_streams_of_one_model_are_served_by_three_shards_and_learned_in_on
     check_learning(cluster)
 
 
+@pytest.mark.long  # in one process: test_slices_endings.py
 async def test_nothing_is_learned_twice_or_left_out_when_owners_of_home_and_slice_are_killed(tmp_path):
     async with several(tmp_path, settings=SLICED) as cluster:
         ledgers = await run(cluster, [HOME, SLICES[1]])
@@ -187,6 +188,7 @@ async def test_a_packed_call_tells_on_which_node_the_other_slices_are(tmp_path):
                 call.cancel()
 
 
+@pytest.mark.long  # without slices: test_failover.py; without a kill: the tests above
 async def test_packed_streams_of_slices_on_several_nodes_go_on_when_one_of_them_is_killed(tmp_path):
     spec: dict[str, Any] = {"channels": ["a"], "learn": False, "head_init": 0.3, "hidden": 8}
     ids, x = [f"m{n}" for n in range(12)], np.random.default_rng(1).normal(size=(30, 12, 1)).astype(np.float32)

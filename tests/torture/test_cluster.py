@@ -42,6 +42,7 @@ async def provoked(folder: Path, engine: str, faults: Sequence[str]) -> None:
     assert part.acknowledged > 20 * len(faults)
 
 
+@pytest.mark.long  # a kill without a failpoint: tests/cluster/test_failover.py
 async def test_faults_of_nodes_lose_nothing_and_change_no_answer_and_no_weight(tmp_path):
     await provoked(tmp_path, "folder", QUICK)
 
