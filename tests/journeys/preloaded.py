@@ -1,8 +1,8 @@
 """Servers and commands forked from a process that has already imported their modules, which takes a second of a core.
 
 A forked server is a process like any other: it runs `service.cli` with `serve`, its own arguments, environment, pipes
-and session; a command likewise. What must run other code first (`crash.mutate`) starts as `python -m service.cli`, except
-a server whose code may run once everything is imported; so does what has its lines counted.
+and session; a command likewise. What must run other code first (`crash.mutate`) starts as `python -m service.cli`, but
+for a server whose code may run once everything is imported; so does what has its lines counted.
 
 `spawn` and `command` alone run this module: `python -m tests.journeys.preloaded FD`, FD a listening Unix socket.
 """

@@ -220,8 +220,8 @@ async def test_a_person_watches_a_server_that_goes_away_and_comes_back(tmp_path,
 async def test_a_terminal_may_be_narrow_and_may_change(server, client, name, terminal):
     await client.create_model(name, ["x"], hidden=8)
     async with at_work(client, name):
-        # As many rows as later: when a terminal that has grown is left, tmux may fill it up from above with lines of the
-        # screen that was left.
+        # As many rows as later: where there are more than before, tmux may fill up the terminal that is restored with
+        # lines of the screen that was left.
         top = terminal(command(server, name), 40, 24)
         await top.shows(lambda text: "ticks/s" in text and name[:30] in text and "staleness" not in text)
         top("resize-window", "-x", "80", "-y", "24")
