@@ -124,3 +124,19 @@ async def test_a_commit_marks_each_streams_last_tick_and_wakes_each_owner_once(t
         assert [session.durable_seq for session in sessions] == last
         heard = sorted({"both", "one" if ticks > 2 else "both"})
         assert sorted(woken) == [(name, last) for name in heard], "all rows are marked before anyone is woken"
+
+
+async def test_a_stream_that_waits_for_its_next_request_is_open_and_in_no_call(tmp_path):
+    async with world(tmp_path) as service:
+        model = await service.model()
+        call, requests = model.owners.add(lambda: None), model.owners.add(lambda: None, lasting=True)
+        service.serving.opening.open(model, "in a call", call, pinned=False)
+        waits, _ = service.serving.opening.open(model, "between requests", requests, pinned=False)
+        assert (model.owners.open, model.owners.in_calls) == (2, 1)
+
+        model.table.pinned[waits.row] = True
+        assert model.owners.in_calls == 2
+
+        model.table.pinned[waits.row] = False
+        model.owners.remove(call)
+        assert (model.owners.open, model.owners.in_calls) == (1, 0)

@@ -103,8 +103,8 @@ class Held:
             log.warning("no image of a shard that is released", shard=self.shard, why=str(error) or "it took too long")
 
     async def _calls_end(self, drain_s: float) -> None:
-        """Wait until no stream is open, at most `drain_s`."""
+        """Wait until no call has a stream open, at most `drain_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
-                while any(model.owners.open for model in self.components.serving.catalog.models.values()):
+                while any(model.owners.in_calls for model in self.components.serving.catalog.models.values()):
                     await asyncio.sleep(0.005)

@@ -41,7 +41,7 @@ class OpenSequences:
     def __init__(self, model: ServedModel, leaving: Callable[[], None], most: int = MAX_SEQUENCES) -> None:
         """leaving: called when streams have progressed or are lost, and when the shard leaves."""
         self._model, self._leaving, self._most = model, leaving, most
-        self._owner = model.owners.add(self._woken)
+        self._owner = model.owners.add(self._woken, lasting=True)
         self._open: dict[str, Kept] = {}  # by id, the longest unused first
 
     def _woken(self) -> None:
