@@ -13,6 +13,6 @@ ROOM = 1 << 30  # bytes that must be free: a container's may be tiny
 def folder() -> Path | None:
     """Return a folder in memory with room for a test's files, None where there is none: `dir` of tempfile's functions.
 
-    Whoever makes something in it removes it again.
+    The caller removes what it makes there.
     """
     return SHM if os.access(SHM, os.W_OK) and shutil.disk_usage(SHM).free >= ROOM else None
