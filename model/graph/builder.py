@@ -28,7 +28,7 @@ class Graph:
         return self._add(f"k{len(self.constants)}", array)
 
     def fixed(self, value: Any) -> str:
-        """Add an initializer that holds a float32 number, or a few, and return its name, which tells the value: it is
+        """Add an initializer that holds a float32 number, or a few, and return its name, which holds the value: it is
         the same in all versions of a model, unlike a weight. Equal ones are shared."""
         array = np.asarray(value)
         shown = array.reshape(-1)[0] if array.size == 1 else array.tolist()

@@ -92,7 +92,7 @@ class StepSession:
             try:
                 return self._divided.run(x, u, state)
             except NO_NUMBER:
-                pass  # the whole graph goes on with an infinite value, or raises the same error
+                pass  # the whole graph continues with an infinite value, or raises the same error
         return self._whole(x, u, state)
 
     def _whole(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:

@@ -18,8 +18,9 @@ FASTER = {"grpc.keepalive_time_ms": 50, "grpc.keepalive_timeout_ms": PONGS, "grp
 
 
 async def notices(options: list[tuple[str, int]], after: int) -> None:
-    """A stream that owes and is owed nothing goes on by itself behind a silent peer, and so does its next tick. after:
-    times that it has asked whether the peer is there, before that is silent."""
+    """A stream that owes and is owed nothing continues by itself behind a silent peer, and so does its next tick.
+
+    after: pings that the peer answers before it is silent."""
     server = FakeServer()
     await server.start()
     async with Proxy(server.port) as proxy:
