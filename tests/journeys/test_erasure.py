@@ -63,11 +63,15 @@ async def a_server(folder: Path, **settings: object) -> AsyncIterator[ServerChil
         yield child
 
 
-async def until_everywhere(data: Path, x: np.ndarray) -> None:
-    """Wait until the journal, the snapshot and the checkpoint hold the customer's data: else nothing is proven."""
-    async with asyncio.timeout(DEADLINE_S):
+async def until_everywhere(client: freshet.Client, model: str, data: Path, x: np.ndarray) -> None:
+    """Wait until the journal, the snapshot and the checkpoint hold the customer's data: else nothing is proven.
+
+    Another stream of the model continues meanwhile: a checkpoint is due after a number of commits, and the customer's
+    ticks may have been in few.
+    """
+    async with asyncio.timeout(DEADLINE_S), client.stream(model, "beside") as stream:
         while not {"states.db", "trainer.db"} <= {name.partition("-wal")[0] for name in found(data, x)}:
-            await asyncio.sleep(0.05)
+            await stream.step([0.0, 0.0])
     assert any(name.startswith("journal/") for name in found(data, x))
 
 
@@ -84,7 +88,7 @@ async def test_after_an_erase_no_file_and_no_later_backup_holds_the_stream_and_o
         await client.create_model("flow", **SPEC)
         await told(client, "flow", CUSTOMER, theirs)
         await told(client, "flow", "someone-else", others)
-        await until_everywhere(server.data, theirs)
+        await until_everywhere(client, "flow", server.data, theirs)
 
         run = Shell(server.grpc, tmp_path, "streams")
         assert await run("delete", "flow", CUSTOMER, "--erase", "--yes") == f"stream {CUSTOMER} of flow: erased\n"
@@ -112,7 +116,7 @@ async def test_it_also_erases_streams_that_were_deleted_before_and_may_be_repeat
     async with a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SPEC)
         await told(client, "flow", CUSTOMER, theirs)
-        await until_everywhere(server.data, theirs)
+        await until_everywhere(client, "flow", server.data, theirs)
         await client.delete_stream("flow", CUSTOMER)
         assert found(server.data, theirs)
 
@@ -157,7 +161,7 @@ async def test_after_a_model_is_erased_nothing_of_it_is_left_and_another_goes_on
         await client.create_model("other", **SPEC)
         await told(client, "janes-model", CUSTOMER, theirs)
         await told(client, "other", "someone-else", values(5) + np.float32(50_000))
-        await until_everywhere(server.data, theirs)
+        await until_everywhere(client, "janes-model", server.data, theirs)
 
         assert (
             await Shell(server.grpc, tmp_path)("delete", "janes-model", "--erase", "--yes") == "janes-model: erased\n"
@@ -176,7 +180,7 @@ async def test_what_is_owed_when_a_server_is_killed_is_erased_after_its_next_sta
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SPEC)
             await told(client, "flow", CUSTOMER, theirs)
-            await until_everywhere(server.data, theirs)
+            await until_everywhere(client, "flow", server.data, theirs)
             erase = asyncio.create_task(client.delete_stream("flow", CUSTOMER, erase=True))
             await server.wait()
             erase.cancel()
@@ -274,6 +278,6 @@ async def test_an_erase_that_leaves_one_thing_out_is_seen(tmp_path, monkeypatch,
     async with a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SPEC)
         await told(client, "flow", CUSTOMER, theirs)
-        await until_everywhere(server.data, theirs)
+        await until_everywhere(client, "flow", server.data, theirs)
         await client.delete_stream("flow", CUSTOMER, erase=True)
         assert {name for name in found(server.data, theirs) if name.startswith(LEFT[without])}
