@@ -1,17 +1,27 @@
-"""Drive a call of a server: with ticks one by one, several of one stream in a message, or one of each of many."""
+"""Open and drive calls of a server: ticks one by one, several of one stream in a message, or one of each of many."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import numpy as np
 
-from freshet.v1 import streams_pb2
+from freshet.v1 import streams_pb2, streams_pb2_grpc
 
 ROUNDS, MESSAGES = 10, 1000  # of single ticks beside an echo
 UNDURABLE = 200  # ticks of one stream that may wait for the disk
 TOGETHER = 16  # ticks of one message
 PACKED_STREAMS, PACKED_IN_FLIGHT = 1024, 4
+
+
+async def opened(channel: grpc.aio.Channel, model: str, stream: str = "s") -> Any:
+    """Return a call of Streams.Open with its stream welcomed, as the SDK opens it."""
+    call: Any = streams_pb2_grpc.StreamsStub(channel).Open()
+    hello = streams_pb2.Hello(model=model, stream=stream, durable_in_forecasts=True)
+    await call.write(streams_pb2.OpenRequest(hello=hello))
+    await call.read()
+    return call
 
 
 async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool) -> None:

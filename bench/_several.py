@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from bench._costs import cpu_s
-from bench._drives import MESSAGES, ROUNDS, TOGETHER, drive, drive_packed, drive_together
+from bench._drives import MESSAGES, ROUNDS, TOGETHER, drive, drive_packed, drive_together, opened
 from bench._echo import MODEL, Target, create_model, other, pair
 from bench.report import Row
 from freshet.v1 import streams_pb2, streams_pb2_grpc
@@ -22,10 +22,7 @@ async def together(folder: Path) -> list[Row]:
     """Return the rows of messages of TOGETHER ticks of one stream. folder: a new one."""
     folder.mkdir()
     async with pair(folder) as targets, targets[0].connect() as ours, targets[1].connect() as base:
-        call, bare = streams_pb2_grpc.StreamsStub(ours).Open(), streams_pb2_grpc.StreamsStub(base).Open()
-        hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)
-        await call.write(streams_pb2.OpenRequest(hello=hello))
-        await call.read()
+        call, bare = await opened(ours, MODEL), streams_pb2_grpc.StreamsStub(base).Open()
         found = []
         for r in range(ROUNDS + 1):
             before = cpu_s(targets[0].pid), cpu_s(targets[1].pid)

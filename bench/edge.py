@@ -22,15 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench._costs import LOOPS, SHOWN, Thread, between, calibration_s, table, threads, traced
-from bench._drives import MESSAGES, PACKED_STREAMS, ROUNDS, drive
-from bench._echo import MODEL, Target, other, pair
+from bench._drives import MESSAGES, PACKED_STREAMS, ROUNDS, drive, opened
+from bench._echo import MODEL, other, pair
 from bench._sampler import START, sampled
 from bench._several import packed, together
 from bench.report import Row, finish, parser
-from freshet.v1 import streams_pb2, streams_pb2_grpc
+from freshet.v1 import streams_pb2_grpc
 
 TRACED = 300  # messages under strace
 
@@ -52,16 +51,6 @@ class Single:
     other: tuple[float, float] | None = None
 
 
-async def opened(target: Target, stack: contextlib.AsyncExitStack) -> Any:
-    """Open a stream of MODEL at a freshet server, as the SDK does; returns the call, which lives as long as `stack`."""
-    channel = await stack.enter_async_context(target.connect())
-    call = streams_pb2_grpc.StreamsStub(channel).Open()
-    hello = streams_pb2.Hello(model=MODEL, stream="s", durable_in_forecasts=True)
-    await call.write(streams_pb2.OpenRequest(hello=hello))
-    await call.read()
-    return call
-
-
 async def measure(in_flight: int, folder: Path, where: bool = False, tree: Path | None = None) -> Single:
     """Send ticks one at a time to freshet and to the echo, in turns. where: print CPU and waits of each thread.
 
@@ -69,11 +58,13 @@ async def measure(in_flight: int, folder: Path, where: bool = False, tree: Path 
     """
     async with contextlib.AsyncExitStack() as stack:
         targets = await stack.enter_async_context(pair(folder))
-        call, base = await opened(targets[0], stack), await stack.enter_async_context(targets[1].connect())
+        ours, base = [await stack.enter_async_context(target.connect()) for target in targets]
+        call = await opened(ours, MODEL)
         turns = [(targets[0].pid, call, True), (targets[1].pid, streams_pb2_grpc.StreamsStub(base).Open(), False)]
         if tree:
             beside = await stack.enter_async_context(other(tree, folder / "single"))
-            turns.append((beside.pid, await opened(beside, stack), True))
+            its = await stack.enter_async_context(beside.connect())
+            turns.append((beside.pid, await opened(its, MODEL), True))
         rounds: list[dict[int, Turn]] = []
         for r in range(ROUNDS + 1):
             took = {}

@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench._costs import LOOPS, calibration_s
-from bench._drives import UNDURABLE
+from bench._drives import UNDURABLE, opened
 from bench._triton import Absent, Installed, descendants, installed, process_cpu_s, repository, running
 from bench.report import Row, finish, parser
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, types_pb2
 from service.programs.backtest.child import ServerChild
 
 ROUNDS, MESSAGES = 12, 480  # messages of a turn, of all streams together; short turns: a busy machine drifts
@@ -90,12 +90,9 @@ class Turns:
         return [sum(each) for each in zip(*self.cpu_s.values(), strict=True)]
 
 
-async def opened(channel: grpc.aio.Channel, stream: str) -> Step:
-    """Return a stream of Streams.Open, opened as the SDK does."""
-    call: Any = streams_pb2_grpc.StreamsStub(channel).Open()
-    hello = streams_pb2.Hello(model=MODEL, stream=stream, durable_in_forecasts=True)
-    await call.write(streams_pb2.OpenRequest(hello=hello))
-    await call.read()
+async def stepping(channel: grpc.aio.Channel, stream: str) -> Step:
+    """Return a step of a stream of Streams.Open, opened as the SDK does."""
+    call = await opened(channel, MODEL, stream)
     seqs, on_disk = itertools.count(1), 0
 
     async def step(value: float, last: bool) -> float:
@@ -157,7 +154,7 @@ class Pair:
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(self._child.grpc))
         names = [next(self._sequences) for _ in range(streams)]
         return {
-            OPEN: Turns(ours, [await opened(channel, f"open{name}") for name in names]),
+            OPEN: Turns(ours, [await stepping(channel, f"open{name}") for name in names]),
             OIP: Turns(ours, await self._streamed(self._child.grpc, names)),
             TRITON: Turns(theirs, await self._streamed(address, names)),
         }
