@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 SHM = Path("/dev/shm")
 ROOM = 1 << 30  # bytes that must be free: a container's may be tiny
@@ -16,3 +20,10 @@ def folder() -> Path | None:
     The caller removes what it makes there.
     """
     return SHM if os.access(SHM, os.W_OK) and shutil.disk_usage(SHM).free >= ROOM else None
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """An empty folder, in memory where there is room; removed after the test. A conftest imports it."""
+    with tempfile.TemporaryDirectory(prefix="freshet-", dir=folder()) as made:
+        yield Path(made)

@@ -6,22 +6,11 @@ depend on how long one takes to sync. A node that is killed leaves them as on a 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from service.cluster.store.directory import Directory
-from tests import memory
 from tests.cluster.faulty import Faulty
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """An empty folder, in memory where there is room; removed after the test."""
-    with tempfile.TemporaryDirectory(prefix="freshet-", dir=memory.folder()) as made:
-        yield Path(made)
+from tests.memory import tmp_path as tmp_path
 
 
 @pytest.fixture
