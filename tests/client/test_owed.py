@@ -80,16 +80,16 @@ class Looks:
         def counted(owed: Owed) -> None:
             look(owed)
             self.count += 1
-            self._told = asyncio.create_task(self._tell())
+            self._notified = asyncio.create_task(self._notify())
 
         monkeypatch.setattr(Owed, "look", counted)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._another:
             self._another.notify_all()
 
     async def further(self, count: int) -> None:
-        """Wait for so many looks from now on."""
+        """Wait for `count` looks from now on."""
         wanted = self.count + count
         async with self._another:
             await asyncio.wait_for(self._another.wait_for(lambda: self.count >= wanted), DEADLINE_S)
@@ -117,11 +117,14 @@ async def taken(server: FakeServer, count: int) -> None:
             await asyncio.sleep(0)
 
 
-def answer(server: FakeServer) -> None:
-    """Send the answer to the last tick."""
-    stream = server.streams["s"]
-    assert stream.call is not None
-    stream.call.send(forecast=pb.Forecast(seq=len(stream.ticks), y=stream.answers[-1].ravel(), version=1))
+async def continues(server: FakeServer, stream: freshet.Stream, step: asyncio.Task[freshet.Forecast]) -> None:
+    """The answer to the second tick comes late, and in the same call, which continues."""
+    taken = server.streams["s"]
+    assert taken.call is not None
+    taken.call.send(forecast=pb.Forecast(seq=len(taken.ticks), y=taken.answers[-1].ravel(), version=1))
+    taken.call.mute = False
+    assert [(await step).seq, (await stream.step(3.0)).seq] == [2, 3]
+    assert server.hellos == 1
 
 
 async def test_a_stream_that_was_silent_for_longer_has_all_of_answer_s_for_its_next_tick(server, monkeypatch):
@@ -136,10 +139,7 @@ async def test_a_stream_that_was_silent_for_longer_has_all_of_answer_s_for_its_n
         step = asyncio.create_task(stream.step(2.0))
         await taken(server, 2)
         await looks.further(1)
-        answer(server)
-        server.streams["s"].call.mute = False
-        assert [(await step).seq, (await stream.step(3.0)).seq] == [2, 3]
-        assert server.hellos == 1
+        await continues(server, stream, step)
 
 
 async def test_a_stream_whose_program_holds_up_its_loop_for_longer_is_not_cut(server, monkeypatch):
@@ -155,10 +155,7 @@ async def test_a_stream_whose_program_holds_up_its_loop_for_longer_is_not_cut(se
         await taken(server, 2)
         hold_up(2.0)
         await looks.further(1)
-        answer(server)
-        server.streams["s"].call.mute = False
-        assert [(await step).seq, (await stream.step(3.0)).seq] == [2, 3]
-        assert server.hellos == 1
+        await continues(server, stream, step)
 
 
 async def test_a_mux_whose_program_holds_up_its_loop_for_longer_is_not_cut(client, fake, monkeypatch):

@@ -15,10 +15,7 @@ START_S = 90.0  # longest wait for an engine, on a machine with other work
 
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, for programs that cannot be told to choose their own."""
-    ports = set[int]()
-    while len(ports) < count:
-        ports.add(free_port())
-    return sorted(ports)
+    return [free_port() for _ in range(count)]
 
 
 class Process:

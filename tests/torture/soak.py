@@ -200,8 +200,7 @@ async def sample(pids: Sequence[tuple[str, int]], seconds: float, enough: Callab
 
 
 async def soaked(folder: Path, seconds: float, ticks: int = 0, models: int = 0) -> Part:
-    """Run one server under load for `seconds`, and longer where it has not answered so many ticks by then, or made and
-    deleted so many models."""
+    """Run one server under load for `seconds`, and until it has answered `ticks` and made and deleted `models`."""
     part = Part(rounds=1)
     async with crash.a_server(folder, **SETTINGS) as server, freshet.connect(server.grpc) as client:
         load = Load(client, server.grpc)
